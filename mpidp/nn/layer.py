@@ -1,0 +1,94 @@
+"""The contract of a layer: parameters are views into two flat vectors, buffers are cut once.
+
+Letters used throughout: B samples, T tokens of a sample, C channels (the model's width), V vocabulary,
+H heads, D = C / H; n elements of the flat vector.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from mpidp.arrays import Array
+
+Initialiser = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
+
+
+def normal(std: float) -> Initialiser:
+    """Draws from N(0, std²)."""
+    return lambda rng, shape: rng.normal(0.0, std, shape)
+
+
+def uniform(bound: float) -> Initialiser:
+    """Draws from U(-bound, bound)."""
+    return lambda rng, shape: rng.uniform(-bound, bound, shape)
+
+
+def constant(value: float) -> Initialiser:
+    """Every element is `value`."""
+    return lambda rng, shape: np.full(shape, value)
+
+
+class Parameter:
+    """A named tensor whose `value` and `grad` are views `[lo, hi)` of the model's flat vectors.
+
+    `decay` says whether weight decay applies (matrices: yes; biases and gains: no).
+    """
+
+    def __init__(self, name: str, shape: tuple[int, ...], initialise: Initialiser, decay: bool | None = None):
+        self.name = name
+        self.shape = shape
+        self.initialise = initialise
+        self.decay = len(shape) > 1 if decay is None else decay
+        self.size = int(np.prod(shape))
+        self.lo = self.hi = -1  # set by Model, which lays the parameters out one after another
+        self.value: Array = None
+        self.grad: Array = None
+
+
+class Arena:
+    """Hands out the arrays that a model works in, from a few large 64-byte-aligned blocks of one array module.
+
+    `empty` gives memory that lives until `reset`; a layer asks for it in `plan`, never while training.
+    `scratch(tag, ...)` gives memory that is shared by all who ask with that tag: it holds nothing beyond one call.
+    After `reset` the same blocks are handed out again, so that a smaller batch costs no new memory.
+    """
+
+    def __init__(self, xp: Any, dtype: Any): ...
+    def empty(self, shape: tuple[int, ...], dtype: Any = None) -> Array: ...
+    def scratch(self, tag: str, shape: tuple[int, ...], dtype: Any = None) -> Array: ...
+    def reset(self) -> None: ...
+
+
+class Layer:
+    """y = f(x; θ), with backward standing directly under forward in every subclass.
+
+    Life of a layer: `parameters()` lists its tensors in forward order; the model lays them out and binds their
+    views (`bind`, once per placement); `plan(shape)` cuts every buffer for an input of that shape and returns the
+    output's shape; then `forward(x) -> y` and `backward(dy) -> dx` run as often as wanted and allocate nothing.
+    `backward` *writes* its parameters' gradients (never adds, never rebinds), except where a layer shares a
+    tensor with a later one (the tied embedding), which adds to what the later one wrote.
+    The arrays that forward and backward return belong to the layer, and hold until its next call;
+    `backward` may overwrite `dy`.
+    """
+
+    training = True
+
+    def parameters(self) -> list[Parameter]:
+        return []
+
+    def layers(self) -> Iterator["Layer"]:
+        """This layer and all inside it."""
+        yield self
+
+    def bind(self) -> None:
+        """Cut whatever views of the parameters the hot path needs (called after their `value` and `grad` are set)."""
+
+    def plan(self, shape: tuple[int, ...], arena: Arena) -> tuple[int, ...]:
+        raise NotImplementedError
+
+    def forward(self, x: Array) -> Array:
+        raise NotImplementedError
+
+    def backward(self, dy: Array) -> Array:
+        raise NotImplementedError
