@@ -1,0 +1,215 @@
+"""A communicator: the few verbs of MPI that mpidp needs, counted, and with every wait polled.
+
+What is polled: a wait tests its requests for about 100 µs (the answer of an idle peer comes that fast) and then
+sleeps, first 20 µs, twice as long each time up to 1 ms. A waiting rank therefore takes no core from a rank that
+computes, which a blocking MPI call would (measured with four ranks on two cores: it halves the speed of the others),
+and it can give up with a message that names the peer when nothing has come for `timeout` seconds.
+"""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mpidp.arrays import Array
+from mpidp.errors import RunError
+
+LONGEST_MESSAGE = 1 << 30
+"""Bytes: a longer buffer travels as several messages, since MPI 3 counts elements in 32 bits."""
+
+FIRST_NAP, LONGEST_NAP = 20e-6, 1e-3  # seconds
+
+
+@dataclass
+class Traffic:
+    """What one rank has sent through one communicator, and how long it slept there for want of a peer's message."""
+
+    messages: int = 0
+    bytes: int = 0
+    seconds_waiting: float = 0.0
+
+    def copy(self) -> "Traffic":
+        return Traffic(self.messages, self.bytes, self.seconds_waiting)
+
+    def __sub__(self, before: "Traffic") -> "Traffic":
+        return Traffic(
+            self.messages - before.messages,
+            self.bytes - before.bytes,
+            self.seconds_waiting - before.seconds_waiting,
+        )
+
+    def add(self, other: "Traffic") -> None:
+        self.messages += other.messages
+        self.bytes += other.bytes
+        self.seconds_waiting += other.seconds_waiting
+
+
+@dataclass
+class Pending:
+    """Operations under way that complete together: `tests` each answer whether one of them is done."""
+
+    tests: list[Callable[[], bool]]
+    what: str
+    peers: tuple[int, ...] = ()
+
+
+class Communicator:
+    """Ranks 0 .. size-1 that exchange messages; buffers are contiguous arrays of any type, sent as bytes.
+
+    A transport (real MPI, threads) supplies `_isend`, `_irecv`, `_ibarrier`, `_iallreduce`, `_split` and `Abort`,
+    and `spin`, the seconds for which a wait tests without sleeping.
+    """
+
+    spin = 100e-6
+
+    def __init__(self, rank: int, size: int, timeout: float = 600.0):
+        self.rank = rank
+        self.size = size
+        self.timeout = timeout  # seconds that one wait may last
+        self.traffic = Traffic()
+
+    # Verbs on buffers
+
+    def Isend(self, buffer: Array, dest: int, tag: int = 0) -> Pending:
+        """Start to send `buffer` to rank `dest`; it must stay as it is until `Wait`."""
+        raw = as_bytes(buffer)
+        parts = range(0, max(raw.size, 1), LONGEST_MESSAGE)
+        self.traffic.messages += len(parts)
+        self.traffic.bytes += raw.size
+        tests = [self._isend(raw[i : i + LONGEST_MESSAGE], dest, tag) for i in parts]
+        return Pending(tests, f"rank {dest} to take a message of {raw.size} bytes", (dest,))
+
+    def Irecv(self, buffer: Array, source: int, tag: int = 0) -> Pending:
+        """Start to receive exactly `buffer.nbytes` bytes from rank `source` into `buffer`."""
+        raw = as_bytes(buffer)
+        parts = range(0, max(raw.size, 1), LONGEST_MESSAGE)
+        tests = [self._irecv(raw[i : i + LONGEST_MESSAGE], source, tag) for i in parts]
+        return Pending(tests, f"a message of {raw.size} bytes from rank {source}", (source,))
+
+    def Send(self, buffer: Array, dest: int, tag: int = 0) -> None:
+        self.Wait(self.Isend(buffer, dest, tag))
+
+    def Recv(self, buffer: Array, source: int, tag: int = 0) -> None:
+        self.Wait(self.Irecv(buffer, source, tag))
+
+    def Sendrecv(self, send: Array, dest: int, receive: Array, source: int, tag: int = 0) -> None:
+        """Send one buffer and receive another at the same time."""
+        self.Wait(self.Irecv(receive, source, tag), self.Isend(send, dest, tag))
+
+    def Barrier(self) -> None:
+        """Return when every rank has called it."""
+        self.Wait(Pending([self._ibarrier()], "all ranks at a barrier"))
+
+    def Allreduce(self, buffer: Array) -> None:
+        """buffer ← Σ over ranks, by the MPI library's own algorithm (the yardstick; ours are in `collectives/`).
+
+        What the library sends cannot be seen from outside: one message of the buffer's bytes is counted.
+        """
+        self.traffic.messages += 1
+        self.traffic.bytes += buffer.nbytes
+        self.Wait(Pending([self._iallreduce(buffer)], "the MPI library's all-reduce"))
+
+    def Split(self, color: int, key: int) -> "Communicator":
+        """A communicator of the ranks that gave the same `color`, ordered by `key`; traffic is counted anew."""
+        split = self._split(color, key)
+        split.timeout = self.timeout
+        return split
+
+    def Dup(self) -> "Communicator":
+        """The same ranks in a message space of their own, with traffic counted anew."""
+        return self.Split(0, self.rank)
+
+    def Wait(self, *pending: Pending) -> None:
+        """Return when all of `pending` is complete.
+
+        Raises RunError where that takes longer than `timeout` seconds.
+        """
+        for one in pending:
+            one.tests = [test for test in one.tests if not test()]
+        if not any(one.tests for one in pending):
+            return
+        began = time.perf_counter()
+        nap = FIRST_NAP
+        while True:
+            for one in pending:
+                one.tests = [test for test in one.tests if not test()]
+            if not any(one.tests for one in pending):
+                return
+            now = time.perf_counter()
+            if now - began < self.spin:
+                continue
+            if now - began > self.timeout:
+                late = next(one for one in pending if one.tests)
+                raise RunError(
+                    f"rank {self.rank} waited {self.timeout:g} s for {late.what}; "
+                    "that rank is lost, stopped or far behind (--timeout sets this limit)"
+                )
+            time.sleep(nap)
+            self.traffic.seconds_waiting += time.perf_counter() - now
+            nap = min(2 * nap, LONGEST_NAP)
+
+    # Verbs on small objects: JSON, never pickle, so that no message can run code
+
+    def allgather(self, value: Any) -> list[Any]:
+        """The JSON-able `value` of every rank, in rank order, on every rank.
+
+        Cost: through rank 0; 2 messages for each other rank, 2 (P - 1) for rank 0.
+        """
+        if self.rank == 0:
+            values = [value] + [self._receive_object(source) for source in range(1, self.size)]
+            for dest in range(1, self.size):
+                self._send_object(values, dest)
+            return json.loads(json.dumps(values))
+        self._send_object(value, 0)
+        return self._receive_object(0)
+
+    def bcast(self, value: Any, root: int = 0) -> Any:
+        """The JSON-able `value` of rank `root`, on every rank."""
+        if self.rank != root:
+            return self._receive_object(root)
+        for dest in range(self.size):
+            if dest != root:
+                self._send_object(value, dest)
+        return value
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Σ over ranks of each number, added in rank order in float64: the same bits on every rank."""
+        return [sum(column) for column in zip(*self.allgather([float(v) for v in values]), strict=True)]
+
+    def _send_object(self, value: Any, dest: int) -> None:
+        text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+        self.Send(np.array([text.size], np.int64), dest)
+        self.Send(text, dest)
+
+    def _receive_object(self, source: int) -> Any:
+        length = np.empty(1, np.int64)
+        self.Recv(length, source)
+        text = np.empty(int(length[0]), np.uint8)
+        self.Recv(text, source)
+        return json.loads(text.tobytes())
+
+    # What a transport supplies
+
+    def Abort(self, code: int) -> None:
+        """End every rank of the job with this exit code, now."""
+        raise SystemExit(code)
+
+    def _isend(self, raw: np.ndarray, dest: int, tag: int) -> Callable[[], bool]: ...
+
+    def _irecv(self, raw: np.ndarray, source: int, tag: int) -> Callable[[], bool]: ...
+
+    def _ibarrier(self) -> Callable[[], bool]: ...
+
+    def _iallreduce(self, buffer: np.ndarray) -> Callable[[], bool]: ...
+
+    def _split(self, color: int, key: int) -> "Communicator": ...
+
+
+def as_bytes(buffer: np.ndarray) -> np.ndarray:
+    """The memory of a contiguous array as a flat array of bytes, whatever its type (bfloat16 included)."""
+    if not buffer.flags.c_contiguous:
+        raise ValueError("a message buffer must be contiguous")
+    return buffer.reshape(-1).view(np.uint8)

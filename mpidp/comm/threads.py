@@ -1,0 +1,144 @@
+"""Ranks as threads of one process: for tests, lessons and simulation, with no MPI at all."""
+
+import threading
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from mpidp.comm.communicator import Communicator
+from mpidp.errors import RunError
+
+ALLREDUCE_TAG = -1
+
+
+class Mailboxes:
+    """What all ranks of one process share: messages on their way, and the first failure."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.boxes: dict[tuple, deque[np.ndarray]] = defaultdict(deque)
+        self.arrived: dict[tuple, int] = defaultdict(int)
+        self.failure: BaseException | None = None
+
+    def box(self, *key: Any) -> deque[np.ndarray]:
+        with self.lock:
+            return self.boxes[key]
+
+    def check(self) -> None:
+        if self.failure is not None:
+            raise RunError("another rank of this process failed")
+
+
+class ThreadCommunicator(Communicator):
+    """A communicator whose ranks are threads; a message is copied when it is sent, so that a send never waits."""
+
+    spin = 0.0  # threads share the interpreter: to spin is to keep it from the rank that is awaited
+
+    def __init__(self, rank: int, size: int, mailboxes: Mailboxes | None = None, context: tuple = ()):
+        super().__init__(rank, size)
+        self.mailboxes = mailboxes or Mailboxes()
+        self.context = context
+        self.barriers = 0
+        self.splits = 0
+
+    def _isend(self, raw: np.ndarray, dest: int, tag: int) -> Callable[[], bool]:
+        self.mailboxes.box(self.context, self.rank, dest, tag).append(raw.copy())
+        return _done
+
+    def _irecv(self, raw: np.ndarray, source: int, tag: int) -> Callable[[], bool]:
+        box = self.mailboxes.box(self.context, source, self.rank, tag)
+
+        def test() -> bool:
+            if not box:
+                self.mailboxes.check()
+                return False
+            message = box.popleft()
+            if message.size != raw.size:
+                raise RunError(
+                    f"rank {self.rank} expected {raw.size} bytes from rank {source} but got {message.size}"
+                )
+            raw[:] = message
+            return True
+
+        return test
+
+    def _ibarrier(self) -> Callable[[], bool]:
+        self.barriers += 1
+        here = (self.context, self.barriers)
+        with self.mailboxes.lock:
+            self.mailboxes.arrived[here] += 1
+
+        def test() -> bool:
+            self.mailboxes.check()
+            return self.mailboxes.arrived[here] >= self.size
+
+        return test
+
+    def _iallreduce(self, buffer: np.ndarray) -> Callable[[], bool]:
+        """Every rank gives its buffer to every other and adds all in rank order."""
+        for dest in range(self.size):
+            self._isend(buffer.reshape(-1).view(np.uint8), dest, ALLREDUCE_TAG)
+        parts = [np.empty_like(buffer) for _ in range(self.size)]
+        tests = [
+            self._irecv(part.reshape(-1).view(np.uint8), source, ALLREDUCE_TAG)
+            for source, part in enumerate(parts)
+        ]
+
+        def test() -> bool:
+            while tests and tests[-1]():
+                tests.pop()
+            if tests:
+                return False
+            buffer[...] = 0
+            for part in parts:
+                buffer[...] += part
+            return True
+
+        return test
+
+    def _split(self, color: int, key: int) -> Communicator:
+        self.splits += 1
+        members = sorted(
+            (k, rank) for rank, (c, k) in enumerate(self.allgather([color, key])) if c == color
+        )
+        rank = [r for _, r in members].index(self.rank)
+        context = (*self.context, self.splits, color)
+        return ThreadCommunicator(rank, len(members), self.mailboxes, context)
+
+
+def _done() -> bool:
+    return True
+
+
+def run_ranks(size: int, body: Callable[..., Any], *args: Any, timeout: float = 120.0) -> list[Any]:
+    """Run `body(comm, *args)` on `size` ranks, each a thread of this process; their results in rank order.
+
+    The first exception of any rank ends all of them and is raised here.
+    Raises RunError where they are not done after `timeout` seconds.
+    """
+    mailboxes = Mailboxes()
+    results: list[Any] = [None] * size
+
+    def run(rank: int) -> None:
+        try:
+            results[rank] = body(ThreadCommunicator(rank, size, mailboxes), *args)
+        except BaseException as error:
+            with mailboxes.lock:
+                mailboxes.failure = mailboxes.failure or error
+
+    threads = [threading.Thread(target=run, args=(rank,), daemon=True) for rank in range(size)]
+    deadline = time.monotonic() + timeout
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    if mailboxes.failure is not None:
+        raise mailboxes.failure
+    if any(thread.is_alive() for thread in threads):
+        error = RunError(f"{size} ranks were not done after {timeout:g} s")
+        mailboxes.failure = error
+        raise error
+    return results

@@ -1,0 +1,157 @@
+"""Start-up: the world of ranks, made sure of before anything is computed."""
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from mpidp.comm.communicator import Communicator
+from mpidp.comm.threads import ThreadCommunicator
+from mpidp.errors import RunError, UserError
+
+T = TypeVar("T")
+
+LAUNCHER_VARIABLES = {
+    "PMI_SIZE": "MPICH, Intel MPI or Slurm's PMI",
+    "OMPI_COMM_WORLD_SIZE": "Open MPI",
+    "MV2_COMM_WORLD_SIZE": "MVAPICH",
+    "SLURM_STEP_NUM_TASKS": "Slurm's srun",
+}
+"""What launchers tell each rank about how many it started."""
+
+OPEN_MPI_SETTINGS = {
+    "OMPI_MCA_btl": "^ofi",  # starts 4 ranks in 0.2 s instead of 1.2 s
+    "OMPI_MCA_osc": "^ucx",  # no error lines about windows where there is no InfiniBand
+}
+
+
+def launcher_size() -> tuple[int, str] | None:
+    """(number of ranks that the launcher says it started, its kind), or None where no launcher did."""
+    for variable, kind in LAUNCHER_VARIABLES.items():
+        if os.environ.get(variable, "").isdigit():
+            return int(os.environ[variable]), kind
+    return None
+
+
+def library_version() -> str:
+    """The first line of the MPI library's own description, or "" where no MPI can be loaded."""
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError):
+        return ""
+    return MPI.Get_library_version().splitlines()[0].strip()
+
+
+def start() -> Communicator:
+    """The communicator of all ranks; without a launcher or without any MPI, that of one rank alone.
+
+    Raises UserError where a launcher started several ranks but the MPI library believes that each is alone
+    (mpirun of one MPI, library of another), and where the ranks need an MPI and none can be loaded.
+    """
+    launched = launcher_size()
+    for name, value in OPEN_MPI_SETTINGS.items():
+        os.environ.setdefault(name, value)
+    try:
+        from mpidp.comm.mpi import MPI, MPICommunicator
+    except (ImportError, RuntimeError) as error:
+        if launched is None or launched[0] == 1:
+            return ThreadCommunicator(0, 1)
+        raise UserError(
+            f"{launched[0]} ranks were launched by {launched[1]}, but mpi4py cannot load an MPI library "
+            f"({str(error).splitlines()[0]}): pip install 'mpidp[mpich]', or load your cluster's MPI module"
+        ) from error
+    size = MPI.COMM_WORLD.size
+    if launched is not None and size == 1 and launched[0] > 1:
+        raise UserError(
+            f"mpirun belongs to {launched[1]} and started {launched[0]} ranks, but mpi4py loaded another MPI "
+            f"({library_version()}), in which every rank believes it is alone: use the mpirun of that library, "
+            f"or install its match in this environment ({sys.prefix})"
+        )
+    return MPICommunicator(MPI.COMM_WORLD)
+
+
+class SharedError(UserError):
+    """A UserError that every rank raises, so that all can end in an orderly way with exit code 2."""
+
+
+def together(comm: Communicator, body: Callable[[], T]) -> T:
+    """`body()`, on every rank; where it raises UserError on some ranks, all ranks raise the same SharedError.
+
+    So that a file that one rank cannot read ends the job with one line, instead of leaving the others waiting.
+    """
+    result: Any = None
+    error: str | None = None
+    try:
+        result = body()
+    except UserError as caught:
+        error = str(caught)
+    errors = comm.allgather(error)
+    bad = [rank for rank, text in enumerate(errors) if text is not None]
+    if not bad:
+        return result
+    first = errors[bad[0]]
+    if len(bad) == comm.size:
+        raise SharedError(first)
+    ranks = "rank " + str(bad[0]) if len(bad) == 1 else "ranks " + ", ".join(map(str, bad))
+    raise SharedError(f"{ranks}: {first}")
+
+
+def require_same(comm: Communicator, facts: dict[str, Any]) -> None:
+    """Raise SharedError on every rank where one rank's `facts` differ from rank 0's, naming rank and fact."""
+    everyone = comm.allgather(facts)
+    for rank, theirs in enumerate(everyone):
+        for name in everyone[0].keys() | theirs.keys():
+            ours, other = everyone[0].get(name), theirs.get(name)
+            if ours != other:
+                raise SharedError(
+                    f"rank {rank} has {name} = {other!r}, but rank 0 has {ours!r}: "
+                    "start all ranks with the same command and the same installation"
+                )
+
+
+def guarded(body: Callable[[Communicator], int]) -> int:
+    """Run `body(comm)` on this rank so that, however it ends, all ranks end; its exit code.
+
+    An error that all ranks share (see `together`) is one line from rank 0 and exit code 2. Any other exception
+    ends all ranks at once: a UserError (code 2) or RunError (code 1) with its line, anything else with its
+    traceback (code 1), shown once.
+    """
+    try:
+        comm = start()
+    except UserError as error:
+        if launcher_rank() == 0:
+            say(f"error: {error}")
+        return 2
+    try:
+        return body(comm)
+    except SharedError as error:
+        if comm.rank == 0:
+            say(f"error: {error}")
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        # Ranks often fail together: each waits its turn, and the first to speak ends the others.
+        time.sleep(min(0.3 * comm.rank, 3.0))
+        if isinstance(error, UserError | RunError):
+            say(f"error: {error}")
+        else:
+            say(f"rank {comm.rank} of {comm.size} failed:\n{traceback.format_exc().rstrip()}")
+        code = 2 if isinstance(error, UserError) else 1
+        if comm.size > 1:
+            comm.Abort(code)
+        return code
+
+
+def say(text: str) -> None:
+    print(f"mpidp: {text}", file=sys.stderr, flush=True)
+
+
+def launcher_rank() -> int:
+    """This process's rank as its launcher tells it, 0 where none does: known before (and without) MPI."""
+    for variable in ("PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK", "SLURM_PROCID"):
+        if os.environ.get(variable, "").isdigit():
+            return int(os.environ[variable])
+    return 0
