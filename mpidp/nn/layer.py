@@ -4,6 +4,7 @@ Letters used throughout: B samples, T tokens of a sample, C channels (the model'
 H heads, D = C / H; n elements of the flat vector.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -40,7 +41,7 @@ class Parameter:
         self.shape = shape
         self.initialise = initialise
         self.decay = len(shape) > 1 if decay is None else decay
-        self.size = int(np.prod(shape))
+        self.size = math.prod(shape)
         self.lo = self.hi = -1  # set by Model, which lays the parameters out one after another
         self.value: Array = None
         self.grad: Array = None
@@ -51,13 +52,56 @@ class Arena:
 
     `empty` gives memory that lives until `reset`; a layer asks for it in `plan`, never while training.
     `scratch(tag, ...)` gives memory that is shared by all who ask with that tag: it holds nothing beyond one call.
-    After `reset` the same blocks are handed out again, so that a smaller batch costs no new memory.
+    After `reset` the same blocks are handed out again, so that a smaller batch costs no new memory, and what was
+    handed out before stays valid memory (of which two plans must not be in use at once).
+    Contents are not initialised.
     """
 
-    def __init__(self, xp: Any, dtype: Any): ...
-    def empty(self, shape: tuple[int, ...], dtype: Any = None) -> Array: ...
-    def scratch(self, tag: str, shape: tuple[int, ...], dtype: Any = None) -> Array: ...
-    def reset(self) -> None: ...
+    BLOCK = 32 << 20  # bytes; NumPy asks the system for huge pages only for allocations of 4 MiB and more
+    ALIGN = 64
+
+    def __init__(self, xp: Any, dtype: Any):
+        self.xp = xp
+        self.dtype = np.dtype(dtype)
+        self.blocks: list[Array] = []
+        self.used: list[int] = []
+        self.shared: dict[str, Array] = {}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory held."""
+        return sum(block.nbytes for block in self.blocks)
+
+    def empty(self, shape: tuple[int, ...], dtype: Any = None) -> Array:
+        dtype = self.dtype if dtype is None else np.dtype(dtype)
+        nbytes = math.prod(shape) * dtype.itemsize
+        rounded = -(-nbytes // self.ALIGN) * self.ALIGN
+        for i, block in enumerate(self.blocks):
+            if self.used[i] + rounded <= block.nbytes:
+                break
+        else:
+            i = len(self.blocks)
+            self.blocks.append(self._block(max(rounded, self.BLOCK)))
+            self.used.append(0)
+        start = self.used[i]
+        self.used[i] += rounded
+        return self.blocks[i][start : start + nbytes].view(dtype).reshape(shape)
+
+    def scratch(self, tag: str, shape: tuple[int, ...], dtype: Any = None) -> Array:
+        dtype = self.dtype if dtype is None else np.dtype(dtype)
+        nbytes = math.prod(shape) * dtype.itemsize
+        if tag not in self.shared or self.shared[tag].nbytes < nbytes:
+            self.shared[tag] = self.empty((nbytes,), np.uint8)
+        return self.shared[tag][:nbytes].view(dtype).reshape(shape)
+
+    def reset(self) -> None:
+        self.used = [0] * len(self.blocks)
+        self.shared = {}
+
+    def _block(self, nbytes: int) -> Array:
+        block = self.xp.empty(nbytes + self.ALIGN, np.uint8)
+        offset = -block.ctypes.data % self.ALIGN if self.xp is np else 0  # CuPy aligns to 512 by itself
+        return block[offset : offset + nbytes]
 
 
 class Layer:
@@ -70,9 +114,16 @@ class Layer:
     tensor with a later one (the tied embedding), which adds to what the later one wrote.
     The arrays that forward and backward return belong to the layer, and hold until its next call;
     `backward` may overwrite `dy`.
+
+    A model keeps the plans of several shapes (training, evaluation, the last small batch) and swaps them: a plan is
+    the layer's attributes as `plan` left them. So `plan` may set any attribute, and nothing else may be remembered
+    from one batch to the next.
     """
 
-    training = True
+    training = True  # False: no dropout, and what only backward needs may be left out
+    input_gradient = (
+        True  # False for a model's first layer, whose `backward` may leave out dx and return None
+    )
 
     def parameters(self) -> list[Parameter]:
         return []

@@ -1,15 +1,18 @@
 """A model: layers in a row, a loss at their end, two flat vectors under them all."""
 
+import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from mpidp.arrays import Array
-from mpidp.nn.layer import Layer, Parameter
+from mpidp.arrays import Array, array_module
+from mpidp.nn.dropout import Dropout
+from mpidp.nn.layer import Arena, Layer, Parameter
 
 Ready = Callable[[int, int], None]
+PLANS_KEPT = 8  # views only, all cut from the same memory: some kB each
 
 
 class Loss:
@@ -18,18 +21,25 @@ class Loss:
     A sample is one row of the batch (for text: one sequence, whose loss is the mean over its T tokens).
     """
 
-    def plan(self, shape, arena) -> None: ...
+    def plan(self, shape: tuple[int, ...], arena: Arena) -> None:
+        """Cut every buffer for predictions of that shape (the first axis is the batch)."""
 
     def value(self, z: Array, y: Array) -> float:
-        """Σ_i loss_i over the samples of the batch (not the mean: means are taken over the *global* batch)."""
+        """Σ_i loss_i over the samples of the batch (not the mean: means are taken over the *global* batch).
+
+        May overwrite z.
+        """
         raise NotImplementedError
 
     def value_and_gradient(self, z: Array, y: Array, scale: float) -> tuple[float, Array]:
         """Σ_i loss_i, and dz = scale · d(Σ_i loss_i)/dz, which may be written over z."""
         raise NotImplementedError
 
-    def correct(self, z: Array, y: Array) -> int | None:
-        """How many predictions are right (for text: tokens/T, so a float); None where the notion is void."""
+    def correct(self, z: Array, y: Array) -> float | None:
+        """How many predictions are right (for text: tokens/T, so a float); None where the notion is void.
+
+        Leaves z as it is.
+        """
         return None
 
 
@@ -37,35 +47,170 @@ class Model:
     """Two flat vectors, `params` and `grads`, of `size` elements; every tensor is a view of them.
 
     layout: `parameters` in forward order, each `[lo, hi)`, one after another without gaps: backward completes
-    gradients from the tail to the head.
+    gradients from the tail to the head. A tensor that several layers share (tied embeddings) lies where the first of
+    them lists it, and is complete when that layer's backward is done.
+    Nothing is allocated before `bind`.
     """
 
-    def __init__(self, layers: Sequence[Layer], loss: Loss, dtype: Any = np.float32): ...
-
-    parameters: list[Parameter]
-    size: int
-    params: Array
-    grads: Array
+    def __init__(self, layers: Sequence[Layer], loss: Loss, dtype: Any = np.float32):
+        self.stack = list(layers)
+        self.loss = loss
+        self.dtype = np.dtype(dtype)
+        self.layers: list[Layer] = [inner for layer in self.stack for inner in layer.layers()]
+        self.parameters: list[Parameter] = []
+        bounds = [0]
+        for layer in self.stack:
+            for parameter in layer.parameters():
+                if parameter.lo < 0:
+                    start = self.parameters[-1].hi if self.parameters else 0
+                    parameter.lo, parameter.hi = start, start + parameter.size
+                    self.parameters.append(parameter)
+            bounds.append(self.parameters[-1].hi if self.parameters else 0)
+        self.size = bounds[-1]
+        self.slices = list(pairwise(bounds))  # of each layer of the stack: its [lo, hi) of the flat vectors
+        self.params: Array = None
+        self.grads: Array = None
+        self._dropouts = [layer for layer in self.layers if isinstance(layer, Dropout)]
+        for index, dropout in enumerate(self._dropouts):
+            dropout.index = index
+        self.stack[0].input_gradient = False
 
     def bind(self, params: Array, grads: Array) -> None:
         """Place the model on these two contiguous flat vectors (NumPy or CuPy, of `size` elements)."""
+        for name, vector in (("params", params), ("grads", grads)):
+            if vector.shape != (self.size,) or vector.dtype != self.dtype or not vector.flags.c_contiguous:
+                raise ValueError(
+                    f"{name}: need a contiguous vector of {self.size} {self.dtype.name}, "
+                    f"got shape {vector.shape} of {vector.dtype}"
+                )
+        self.params, self.grads = params, grads
+        self.xp = array_module(params)
+        for p in self.parameters:
+            p.value = params[p.lo : p.hi].reshape(p.shape)
+            p.grad = grads[p.lo : p.hi].reshape(p.shape)
+        for layer in self.layers:
+            layer.bind()
+        self._arena = Arena(self.xp, self.dtype)
+        self._plans: dict[tuple[int, ...], list[dict[str, Any]]] = {}
+        self._planned: tuple[int, ...] | None = None
+        self._unplanned = [dict(vars(part)) for part in (*self.layers, self.loss)]
+        self._total: Array = None  # sum of the earlier micro-batches' gradients, made when first needed
 
     def initialise(self, seed: int) -> None:
         """Write the initial values into `params`: a function of the seed and each tensor's name alone."""
+        for p in self.parameters:
+            words = np.frombuffer(hashlib.sha256(p.name.encode()).digest(), "<u4")
+            rng = np.random.default_rng(np.random.SeedSequence([seed, *words.tolist()]))
+            p.value[...] = self.xp.asarray(p.initialise(rng, p.shape).astype(self.dtype))
 
-    def gradients(self, x: Array, y: Array, scale: float, ready: Ready | None = None, *,
-                  key: tuple[int, int] = (0, 0), slots: Sequence[int] | None = None,
-                  micro_batch: int | None = None) -> float:
+    def gradients(
+        self,
+        x: Array,
+        y: Array,
+        scale: float,
+        ready: Ready | None = None,
+        *,
+        key: tuple[int, int] = (0, 0),
+        slots: Sequence[int] | np.ndarray | None = None,
+        micro_batch: int | None = None,
+    ) -> float:
         """Write grads = scale · d(Σ_i loss_i)/dparams for the samples of this batch; return Σ_i loss_i.
 
         Calls `ready(lo, hi)` as slices of `grads` become final, from the tail to the head, covering [0, size)
         exactly once. An empty batch gives zero gradients, loss 0, and one `ready(0, size)`.
-        key = (seed, step) and the samples' `slots` in the global batch seed the dropout masks, so that they do not
-        depend on which rank works on a sample. `micro_batch`: work on so many samples at a time (gradient accumulation).
+        key = (seed, step) and the samples' `slots` in the global batch (default: 0, 1, ...) seed the dropout masks, so
+        that they do not depend on which rank works on a sample. `micro_batch`: work on so many samples at a time
+        (gradient accumulation).
         """
+        ready = ready or (lambda lo, hi: None)
+        count = len(x)
+        if count == 0:
+            self.grads[...] = 0
+            ready(0, self.size)
+            return 0.0
+        slots = np.arange(count) if slots is None else np.asarray(slots)
+        size = min(micro_batch or count, count)
+        loss = 0.0
+        for start in range(0, count, size):
+            part = slice(start, start + size)
+            first, last = start == 0, start + size >= count
+            announce = None if not last else ready if first else self._add_total_then(ready)
+            loss += self._forward_and_backward(x[part], y[part], scale, announce, key, slots[part])
+            if not last:
+                self._keep_total(first)
+        return loss
 
     def evaluate(self, x: Array, y: Array) -> tuple[float, float | None]:
         """(Σ_i loss_i, correct predictions or None) without dropout and without touching `grads`."""
+        if len(x) == 0:
+            return 0.0, None if type(self.loss).correct is Loss.correct else 0.0
+        z = self.predict(x)
+        y = self.xp.asarray(y)
+        correct = self.loss.correct(z, y)
+        return self.loss.value(z, y), correct
 
     def predict(self, x: Array) -> Array:
-        """The outputs before the loss, without dropout."""
+        """The outputs before the loss, without dropout; they hold until the model's next call."""
+        return self._forward(self._input(x, training=False))
+
+    def _forward(self, x: Array) -> Array:
+        for layer in self.stack:
+            x = layer.forward(x)
+        return x
+
+    def _forward_and_backward(self, x, y, scale, ready: Ready | None, key, slots) -> float:
+        x = self._input(x, training=True)
+        for dropout in self._dropouts:
+            dropout.draw(key, slots)
+        loss, dy = self.loss.value_and_gradient(self._forward(x), self.xp.asarray(y), scale)
+        for layer, (lo, hi) in zip(reversed(self.stack), reversed(self.slices), strict=True):
+            dy = layer.backward(dy)
+            if ready is not None and lo < hi:
+                ready(lo, hi)
+        return loss
+
+    def _keep_total(self, first: bool) -> None:
+        if self._total is None:
+            self._total = self.xp.empty_like(self.grads)
+        if first:
+            self._total[...] = self.grads
+        else:
+            self._total += self.grads
+
+    def _add_total_then(self, ready: Ready) -> Ready:
+        def add_total(lo: int, hi: int) -> None:
+            self.grads[lo:hi] += self._total[lo:hi]
+            ready(lo, hi)
+
+        return add_total
+
+    def _input(self, x: Array, training: bool) -> Array:
+        """`x` where the model lies, the layers planned for its shape and told whether this is training."""
+        x = self.xp.asarray(x)
+        if x.dtype.kind == "f" and x.dtype != self.dtype:
+            x = x.astype(self.dtype)
+        if x.shape != self._planned:
+            self._plan(x.shape)
+        for layer in self.layers:
+            layer.training = training
+        return x
+
+    def _plan(self, shape: tuple[int, ...]) -> None:
+        """Swap in the plan for this shape, made now if it is new: all plans use the same memory, one at a time."""
+        parts = [*self.layers, self.loss]
+        if shape in self._plans:
+            for part, attributes in zip(parts, self._plans[shape], strict=True):
+                part.__dict__ = attributes
+        else:
+            if len(self._plans) == PLANS_KEPT:
+                del self._plans[next(iter(self._plans))]
+            for part, attributes in zip(parts, self._unplanned, strict=True):
+                part.__dict__ = dict(attributes)
+            self._planned = None  # should a layer refuse the shape, no half-made plan is kept
+            self._arena.reset()
+            output = shape
+            for layer in self.stack:
+                output = layer.plan(output, self._arena)
+            self.loss.plan(output, self._arena)
+            self._plans[shape] = [vars(part) for part in parts]
+        self._planned = shape
