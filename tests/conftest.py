@@ -1,0 +1,33 @@
+"""What all tests share: one BLAS thread, and no silent skipping."""
+
+import os
+
+import pytest
+
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")  # read when NumPy is first imported
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.rootpath.name == "mpi":
+        # pytest-mpi skips whatever has "mpi" among its keywords, and the root folder's name is one of them.
+        raise pytest.UsageError(
+            f"a checkout in a folder named 'mpi' has all its tests skipped: rename {config.rootpath}"
+        )
+
+
+@pytest.fixture(scope="session")
+def has_device() -> bool:
+    """Is there a CUDA device that CuPy can use?"""
+    try:
+        import cupy
+
+        return cupy.cuda.runtime.getDeviceCount() > 0
+    except Exception:  # CuPy raises errors of its own kinds where a driver is missing
+        return False
+
+
+@pytest.fixture(autouse=True)
+def _gpu_tests_need_a_device(request: pytest.FixtureRequest) -> None:
+    if request.node.get_closest_marker("gpu") and not request.getfixturevalue("has_device"):
+        pytest.skip("needs CuPy and a CUDA device")

@@ -1,0 +1,24 @@
+"""The tests of tests/mpi, over real ranks, from plain pytest: one launch for each number of ranks."""
+
+import re
+
+import pytest
+
+from tests.launch import ROOT, run_ranks
+
+COMMAND = ["-m", "mpi4py", "-m", "pytest", "-x", "-q", "--with-mpi", "-p", "no:cacheprovider"]
+SECONDS = 240
+
+
+@pytest.mark.timeout(SECONDS + 30)
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4, 5, 7])
+def test_suite_over_real_ranks(ranks):
+    # A rank that is stuck inside C answers to no signal: the thread method ends it, and with it the job.
+    result = run_ranks(
+        ranks,
+        [*COMMAND, "-o", "timeout_method=thread", "-o", "timeout=60", ROOT / "tests" / "mpi"],
+        timeout=SECONDS,
+        env={"MPIDP_TEST_RANKS": str(ranks)},
+    ).check()
+    passed = re.findall(r"(\d+) passed", result.stdout)
+    assert len(passed) == ranks and len(set(passed)) == 1, str(result)
