@@ -1,0 +1,150 @@
+"""Checkpoints: written aside and renamed, so that at any moment the last complete one is whole.
+
+    DIR/checkpoints/step-00000100/
+        rank-00000.safetensors    what `Strategy.saved` gave on that rank; ranks with nothing to save write none
+        manifest.json             step, ranks, options, and the SHA-256 of every file: written last
+
+The folder is made as `.step-00000100.partial`, every file is synced to disk, and one rename makes it count.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+from safetensors.numpy import load_file, save_file
+
+from mpidp.arrays import Array, to_host
+from mpidp.comm import Communicator
+from mpidp.comm.world import together
+from mpidp.errors import UserError
+
+FORMAT = 1
+
+
+def save(comm: Communicator, folder: Path, step: int, arrays: dict[str, Array], facts: dict, keep: int) -> str | None:
+    """Write a checkpoint of all ranks, each its own `arrays`; None, or why it could not be written.
+
+    Where it could not, nothing is left of it and the older ones stay; where it could, the last `keep` stay.
+    """
+    name = f"step-{step:08d}"
+    partial = folder / f".{name}.partial"
+    error = comm.bcast(attempt(lambda: begin(partial)) if comm.rank == 0 else None)
+    file = f"rank-{comm.rank:05d}.safetensors"
+    digest = None
+    if error is None and arrays:
+        error = attempt(lambda: write(partial / file, arrays))
+        digest = None if error else sha256(partial / file)
+    everyone = comm.allgather([error, digest])
+    error = next((text for text, _ in everyone if text is not None), None)
+    if comm.rank == 0:
+        if error is None:
+            files = {f"rank-{rank:05d}.safetensors": found for rank, (_, found) in enumerate(everyone) if found}
+            manifest = {"format": FORMAT, "step": step, "ranks": comm.size, "files": files, **facts}
+            error = attempt(lambda: finish(partial, folder / name, manifest, keep))
+        if error is not None:
+            shutil.rmtree(partial, ignore_errors=True)
+    return comm.bcast(error)
+
+
+def attempt(action: Any) -> str | None:
+    """None, or what the file system said."""
+    try:
+        action()
+    except (OSError, safetensors.SafetensorError) as error:
+        return str(error)
+    return None
+
+
+def begin(partial: Path) -> None:
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+
+
+def write(path: Path, arrays: dict[str, Array]) -> None:
+    save_file({name: np.ascontiguousarray(to_host(array)) for name, array in arrays.items()}, path)
+    sync(path)
+
+
+def finish(partial: Path, final: Path, manifest: dict, keep: int) -> None:
+    text = partial / "manifest.json"
+    text.write_text(json.dumps(manifest, indent=1))
+    sync(text)
+    sync(partial)
+    shutil.rmtree(final, ignore_errors=True)  # of an earlier run that was resumed from before this step
+    partial.rename(final)
+    sync(final.parent)
+    for old in complete(final.parent)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Have the file's or folder's content on disk when this returns."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def complete(folder: Path) -> list[Path]:
+    """The complete checkpoints in `folder`, oldest first."""
+    return sorted(path for path in folder.glob("step-*") if (path / "manifest.json").is_file())
+
+
+def latest(folder: Path) -> tuple[Path, dict]:
+    """The newest complete checkpoint and its manifest. Raises UserError where there is none, or it is unreadable."""
+    found = complete(folder)
+    if not found:
+        raise UserError(f"--resume: no complete checkpoint in {folder}; leave --resume out to start anew")
+    path = found[-1]
+    try:
+        manifest = json.loads((path / "manifest.json").read_text())
+        version = manifest["format"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise damaged(path, f"manifest.json: {error}") from None
+    if version != FORMAT:
+        raise UserError(f"--resume: {path} has format {version}, this mpidp reads {FORMAT}: use the mpidp that wrote it")
+    return path, manifest
+
+
+def load(comm: Communicator, path: Path, manifest: dict) -> dict[str, np.ndarray]:
+    """This rank's arrays: rank 0's, replaced by its own where it wrote any.
+
+    Raises UserError on every rank where a file is missing or its SHA-256 differs, or where the checkpoint holds
+    ranks' own states and is of another number of ranks.
+    """
+    files = manifest["files"]
+    if len(files) > 1 and manifest["ranks"] != comm.size:
+        raise UserError(
+            f"--resume: {path} holds the states of {manifest['ranks']} ranks, but this run has {comm.size}: "
+            f"start mpirun -n {manifest['ranks']}"
+        )
+    return together(comm, lambda: read(comm.rank, path, files))
+
+
+def read(rank: int, path: Path, files: dict[str, str]) -> dict[str, np.ndarray]:
+    arrays: dict[str, np.ndarray] = {}
+    for name in dict.fromkeys(("rank-00000.safetensors", f"rank-{rank:05d}.safetensors")):
+        if name not in files:
+            continue
+        try:
+            if sha256(path / name) != files[name]:
+                raise damaged(path, f"{name} is not what was written")
+            arrays |= load_file(path / name)
+        except (OSError, safetensors.SafetensorError) as error:
+            raise damaged(path, f"{name}: {error}") from None
+    return arrays
+
+
+def damaged(path: Path, why: str) -> UserError:
+    return UserError(f"--resume: {path} is damaged ({why}): delete that folder to go on from the one before it")

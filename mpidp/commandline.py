@@ -1,0 +1,110 @@
+"""The command line, TOML files and presets: where the options of `config.py` come from."""
+
+import argparse
+import dataclasses
+import difflib
+import tomllib
+import typing
+from collections.abc import Sequence
+from dataclasses import fields
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from mpidp.config import GROUPS, KINDS, RunOptions, all_names, components, dashed, plain_type, unknown
+from mpidp.errors import UserError
+
+
+
+def parse(arguments: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """(from the command line, from --config, from --preset), each by dashed names, not yet checked."""
+    parser = build_parser()
+    given = {dashed(k): v for k, v in vars(parser.parse_args(arguments)).items()}
+    preset = read_preset(given.pop("preset")) if "preset" in given else {}
+    file = read_toml(Path(given.pop("config"))) if "config" in given else {}
+    return given, file, preset
+
+
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The options in a TOML file of `name = value` lines. Raises UserError with the file's name."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"--config {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"--config {path}: not TOML: {error}") from None
+    known = all_names()
+    for name, value in table.items():
+        if name not in known:
+            raise unknown(f"{path}: option", name, sorted(known))
+        if isinstance(value, dict | list):
+            raise UserError(f"{path}: {name} must be one value, not a table or list")
+    return table
+
+
+def presets() -> list[str]:
+    return sorted(f.name[:-5] for f in (resources.files("mpidp") / "presets").iterdir() if f.name.endswith(".toml"))
+
+
+def read_preset(name: str) -> dict[str, Any]:
+    if name not in presets():
+        raise unknown("--preset", name, presets())
+    return tomllib.loads((resources.files("mpidp") / "presets" / f"{name}.toml").read_text(encoding="utf-8"))
+
+
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, but a mistake is a UserError, so that all ranks end together and one of them says why."""
+
+    def error(self, message: str) -> typing.NoReturn:
+        if message.startswith("unrecognized arguments: "):
+            name = message.split(": ", 1)[1].split()[0]
+            known = [f"--{n}" for n in sorted(all_names() | {"config", "preset", "help"})]
+            near = difflib.get_close_matches(name.split("=")[0], known, 1)
+            message = f"{name}: no such option" + (f"; did you mean {near[0]}?" if near else "; see --help")
+        raise UserError(message)
+
+
+def build_parser() -> Parser:
+    """Every option of every component, grouped by topic; values stay as given until the choices are known."""
+    parser = Parser(
+        prog="mpirun -n P python -m mpidp.train",
+        description="Split a training set over MPI ranks, train a replica on each, keep them in step, merge them.",
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    seen: dict[str, str] = {}
+    run_fields = {f.name: f for f in fields(RunOptions)}
+    for title, names in GROUPS.items():
+        group = parser.add_argument_group(title)
+        for name in names:
+            add(group, run_fields[name], RunOptions, seen)
+        if title == "output":
+            group.add_argument("--config", metavar="FILE", help="a TOML file of options, with these same names")
+            group.add_argument("--preset", metavar="NAME", help=f"ready-made options: {', '.join(presets())}")
+    for kind in KINDS:
+        for name, options in components(kind).items():
+            if new := [f for f in fields(options) if f.name not in seen]:
+                group = parser.add_argument_group(f"--{kind} {name}")
+                for f in new:
+                    add(group, f, options, seen)
+    return parser
+
+
+def add(group: Any, f: dataclasses.Field, options: type, seen: dict[str, str]) -> None:
+    seen[f.name] = group.title
+    kind = plain_type(typing.get_type_hints(options)[f.name])
+    text = f.metadata["help"].replace("%", "%%")
+    if kind is bool:
+        group.add_argument(f"--{dashed(f.name)}", action=argparse.BooleanOptionalAction, help=text)
+        return
+    choices = f.metadata["choices"]
+    if choices:
+        text += f": {', '.join(choices)}"
+    if f.default is not None and f.default is not dataclasses.MISSING:
+        text += f" [{f.default}]"
+    metavar = f.metadata["metavar"] or ("NAME" if choices else {int: "N", float: "X", str: "TEXT"}[kind])
+    group.add_argument(f"--{dashed(f.name)}", metavar=metavar, help=text)

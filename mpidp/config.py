@@ -1,0 +1,256 @@
+"""One tree of options: the command line, a TOML file, a preset, and what a run or checkpoint records.
+
+    [run]       Options below: what to train, for how long, where to write
+    [model] ... the options of the chosen model, data source, split, strategy, optimizer and schedule,
+                each a dataclass in the file of the component itself
+
+Flattened, every option has one name, the same on the command line (`--batch-size`), in TOML (`batch-size = 32`)
+and in messages. Later wins: component defaults, the chosen model's DEFAULTS, --preset, --config, command line.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import math
+import tomllib
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from mpidp.collectives import AUTO, COLLECTIVES
+from mpidp.data import SOURCES, SPLITS, is_path, path_options
+from mpidp.errors import UserError
+from mpidp.models import MODELS
+from mpidp.optim import OPTIMIZERS, SCHEDULES
+from mpidp.options import NoOptions, option
+from mpidp.strategies import STRATEGIES
+
+
+@dataclass
+class RunOptions:
+    model: str = option("gpt", "what to train", choices=MODELS)
+    data: str = option("python-docs", f"what to train on: {', '.join(SOURCES)}, or the path of a file or folder")
+    split: str = option("contiguous", "which rank works on which samples", choices=SPLITS)
+    sync: str = option("allreduce", "the strategy that keeps the ranks' models one", choices=STRATEGIES)
+    collective: str | None = option(
+        None, "the route of sums over ranks; auto takes the fastest here", choices=(AUTO, *COLLECTIVES)
+    )
+    optimizer: str = option("adamw", "what turns gradients into steps", choices=OPTIMIZERS)
+    schedule: str = option("constant", "how the learning rate goes over time", choices=SCHEDULES)
+    steps: int | None = option(None, "length of the run in steps (or say --epochs)", minimum=1)
+    epochs: int | None = option(None, "length of the run in passes over the training set", minimum=1)
+    batch_size: int = option(32, "samples a step, over all ranks", minimum=1)
+    micro_batch: int | None = option(None, "samples that a rank works on at a time, gradients added up", minimum=1)
+    lr: float = option(1e-3, "learning rate", above=0)
+    clip: float | None = option(None, "limit on the norm of the gradient", above=0)
+    dtype: str = option("float32", "type of parameters and arithmetic", choices=("float32", "float64"))
+    seed: int = option(0, "of initial values, sample order, dropout and splits", minimum=0)
+    validation_fraction: float = option(
+        0.1, "share of the data held out, where the source has no test set of its own", above=0, below=1
+    )
+    eval_every: int | None = option(None, "steps between two evaluations (always at start and end)", minimum=1)
+    log_every: int = option(10, "steps between two lines of metrics.jsonl", minimum=1)
+    run_dir: str | None = option(None, "where to write (default: a new folder in runs/)", metavar="DIR")
+    resume: bool = option(False, "go on from the last complete checkpoint in --run-dir")
+    checkpoint_every: int | None = option(None, "steps between two checkpoints (none by default)", minimum=1)
+    keep_checkpoints: int = option(2, "how many of them to keep", minimum=1)
+    threads: int | None = option(None, "BLAS threads a rank (default: 1; all cores where one rank is alone)", minimum=1)
+    timeout: float = option(600.0, "seconds that a rank waits for another before it gives up", above=0)
+    json: bool = option(False, "print the summary as JSON, the last line of standard output")
+
+
+GROUPS = {
+    "what to train": ("model", "data", "split", "dtype", "seed", "validation_fraction"),
+    "keeping ranks in step": ("sync", "collective"),
+    "steps": (
+        "steps", "epochs", "batch_size", "micro_batch", "optimizer", "lr", "schedule", "clip",
+    ),
+    "output": ("run_dir", "resume", "checkpoint_every", "keep_checkpoints", "eval_every", "log_every", "json"),
+    "machine": ("threads", "timeout"),
+}  # fmt: skip
+
+MAY_CHANGE = {
+    "steps", "epochs", "run-dir", "resume", "checkpoint-every", "keep-checkpoints", "eval-every", "log-every",
+    "threads", "timeout", "json",
+}  # fmt: skip
+"""Options that a resumed run may give anew: they say how long and how, not what is trained."""
+
+
+@dataclass
+class Config:
+    """The tree: the run's options and those of its chosen components."""
+
+    run: RunOptions
+    model: Any
+    data: Any
+    split: Any
+    sync: Any
+    optimizer: Any
+    schedule: Any
+
+    def flat(self) -> dict[str, Any]:
+        """Every option that is set, by its one name."""
+        everything = {}
+        for part in fields(self):
+            options = getattr(self, part.name)
+            everything |= {dashed(f.name): getattr(options, f.name) for f in fields(options)}
+        return {name: value for name, value in everything.items() if value is not None}
+
+    def to_toml(self) -> str:
+        return tomli_w.dumps(self.flat())
+
+
+def components(kind: str) -> dict[str, type]:
+    """name -> Options dataclass, for every component of this kind (`model`, `data`, `split`, ...)."""
+    registry: dict[str, Any] = {
+        "model": MODELS,
+        "data": SOURCES,
+        "split": SPLITS,
+        "sync": STRATEGIES,
+        "optimizer": OPTIMIZERS,
+        "schedule": SCHEDULES,
+    }[kind]
+    return {name: getattr(component, "Options", NoOptions) for name, component in registry.items()}
+
+
+KINDS = ("model", "data", "split", "sync", "optimizer", "schedule")
+
+
+def dashed(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def chosen_options(kind: str, name: str) -> type:
+    known = components(kind)
+    if kind == "data" and is_path(name):
+        return path_options()
+    if name not in known:
+        raise unknown(f"--{kind}", name, known, " (or the path of a file or folder)" if kind == "data" else "")
+    return known[name]
+
+
+def unknown(what: str, name: str, known: Sequence[str] | dict, more: str = "") -> UserError:
+    near = difflib.get_close_matches(name, list(known), 1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return UserError(f"{what} {name}: unknown{hint} Known: {', '.join(known)}{more}".replace("unknown Known", "unknown. Known"))
+
+
+def resolve(given: dict[str, Any], defaults: dict[str, Any]) -> Config:
+    """The whole tree from what the user gave, over defaults (which may hold options of components not chosen).
+
+    Raises UserError for an unknown name, a value out of its range, or an option that these choices do not use.
+    """
+    run_names = {dashed(f.name) for f in fields(RunOptions)}
+    model = str(given.get("model", defaults.get("model", "gpt")))
+    chosen_options("model", model)
+    for one, other in (("steps", "epochs"), ("epochs", "steps")):
+        if one in given:
+            defaults = {k: v for k, v in defaults.items() if k != other}
+    model_defaults = MODELS[model].DEFAULTS
+    if not {"steps", "epochs"}.isdisjoint(given.keys() | defaults.keys()):
+        model_defaults = {k: v for k, v in model_defaults.items() if k not in ("steps", "epochs")}
+    defaults = model_defaults | defaults
+    values = defaults | given
+    run = build(RunOptions, {k: v for k, v in values.items() if k in run_names})
+    tree = {kind: chosen_options(kind, getattr(run, kind)) for kind in KINDS}
+    usable = run_names | {dashed(f.name) for options in tree.values() for f in fields(options)}
+    for name in given:
+        if name not in usable:
+            raise unused(name, run)
+    if run.steps and run.epochs:
+        raise UserError(f"--steps {run.steps} and --epochs {run.epochs} both say how long to train: give one")
+    if not run.steps and not run.epochs:
+        run.epochs = 1
+    strategy = STRATEGIES[run.sync]
+    if not strategy.uses_collective and run.collective is not None:
+        users = ", ".join(name for name, s in STRATEGIES.items() if s.uses_collective)
+        raise UserError(f"--collective is used by --sync {users}; --sync {run.sync} has messages of its own")
+    if strategy.uses_collective and run.collective is None:
+        run.collective = AUTO
+    parts = {}
+    for kind, options in tree.items():
+        own = {dashed(f.name) for f in fields(options)}
+        parts[kind] = build(options, {k: v for k, v in values.items() if k in own})
+    return Config(run=run, **parts)
+
+
+def unused(name: str, run: RunOptions) -> UserError:
+    """Why an option is refused: which components use it, and which were chosen instead; or that nobody knows it."""
+    users = {
+        kind: [c for c, options in components(kind).items() if name in {dashed(f.name) for f in fields(options)}]
+        for kind in KINDS
+    }
+    if name in {dashed(f.name) for f in fields(path_options())}:
+        users["data"].append("PATH")
+    users = {kind: names for kind, names in users.items() if names}
+    if users:
+        by = " or ".join(f"--{kind} {'|'.join(names)}" for kind, names in users.items())
+        now = ", ".join(f"--{kind} {getattr(run, kind)}" for kind in users)
+        return UserError(f"--{name} is used by {by}; this run has {now}")
+    return unknown("option", name, sorted(all_names()))
+
+
+def all_names() -> set[str]:
+    return {dashed(f.name) for options in every_options() for f in fields(options)}
+
+
+def every_options() -> Iterator[type]:
+    yield RunOptions
+    for kind in KINDS:
+        yield from components(kind).values()
+    yield path_options()
+
+
+def build(options: type, values: dict[str, Any]) -> Any:
+    """An `Options` object from values by dashed names, each converted to its field's type and checked."""
+    kinds = typing.get_type_hints(options)
+    converted = {}
+    for f in fields(options):
+        if dashed(f.name) in values:
+            converted[f.name] = check(dashed(f.name), values[dashed(f.name)], kinds[f.name], f.metadata)
+    return options(**converted)
+
+
+def check(name: str, value: Any, kind: Any, metadata: Any) -> Any:
+    """`value` as `kind`, within the range that `metadata` states; raises UserError with name, value and range."""
+    kind = plain_type(kind)
+    try:
+        if kind is bool:
+            if not isinstance(value, bool):
+                raise ValueError
+        elif isinstance(value, bool) or (kind is int and isinstance(value, float)):
+            raise ValueError
+        else:
+            value = kind(value)
+    except (TypeError, ValueError):
+        names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+        raise UserError(f"--{name} {value}: must be {names[kind]}") from None
+    if kind is float and not math.isfinite(value):
+        raise UserError(f"--{name} {value}: must be a finite number")
+    choices = metadata.get("choices")
+    if choices and value not in choices:
+        raise unknown(f"--{name}", value, choices)
+    limits = (
+        ("minimum", "at least", lambda limit: value >= limit),
+        ("above", "more than", lambda limit: value > limit),
+        ("maximum", "at most", lambda limit: value <= limit),
+        ("below", "less than", lambda limit: value < limit),
+    )
+    for key, words, holds in limits:
+        limit = metadata.get(key)
+        if limit is not None and not holds(limit):
+            raise UserError(f"--{name} {value}: must be {words} {limit:g}")
+    return value
+
+
+def plain_type(kind: Any) -> type:
+    """int for `int | None`, and so on."""
+    if isinstance(kind, types.UnionType):
+        return next(k for k in kind.__args__ if k is not types.NoneType)
+    return kind

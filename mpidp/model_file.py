@@ -1,0 +1,68 @@
+"""The merged model as one safetensors file that says all about itself: tensors by name, options, form of the data."""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+from safetensors.numpy import save_file
+
+from mpidp.arrays import to_host
+from mpidp.config import Config, resolve
+from mpidp.data import Schema, tokenizer_from_json
+from mpidp.errors import UserError
+from mpidp.models import MODELS
+from mpidp.nn import Model
+
+
+@dataclass
+class Saved:
+    """A model read back, with what it was trained on."""
+
+    model: Model
+    config: Config
+    schema: Schema
+    tokenizer: Any
+
+
+def save_model(path: Path, model: Model, config: Config, schema: Schema, tokenizer: Any) -> None:
+    """Write `path` by way of a file beside it, so that a crash leaves the older one whole."""
+    params = to_host(model.params)
+    tensors = {p.name: params[p.lo : p.hi].reshape(p.shape) for p in model.parameters}
+    about = {"options": config.flat(), "schema": asdict(schema)}
+    metadata = {name: json.dumps(value) for name, value in about.items()}
+    if tokenizer is not None:
+        metadata["tokenizer"] = tokenizer.to_json()
+    partial = path.with_name(f".{path.name}.partial")
+    save_file(tensors, partial, metadata)
+    os.replace(partial, path)
+
+
+def load_model(run: Path) -> Saved:
+    """The merged model of a run directory, in host memory.
+
+    Raises UserError where there is none, or the file is damaged or was written by another kind of program.
+    """
+    path = run / "model.safetensors"
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; a run writes it when it ends (--run names a run's directory)")
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        options, schema = json.loads(metadata["options"]), json.loads(metadata["schema"])
+        schema = Schema(**{**schema, "inputs": tuple(schema["inputs"])})
+    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+        raise UserError(f"{path}: not a model that mpidp wrote, or damaged ({error})") from None
+    config = resolve(options, {})
+    model = MODELS[config.run.model].build(config.model, schema, np.dtype(config.run.dtype))
+    model.bind(np.zeros(model.size, model.dtype), np.zeros(model.size, model.dtype))
+    for p in model.parameters:
+        if p.name not in tensors or tensors[p.name].shape != p.shape:
+            raise UserError(f"{path}: tensor {p.name} of shape {p.shape} is missing or of another shape")
+        p.value[...] = tensors[p.name]
+    tokenizer = tokenizer_from_json(metadata["tokenizer"]) if "tokenizer" in metadata else None
+    return Saved(model, config, schema, tokenizer)

@@ -1,0 +1,149 @@
+"""The contract of a strategy: how P ranks that each hold a gradient come to update one model.
+
+A strategy is one verb, `step`, with what it needs around it. To add one: write a file here with a subclass of
+`Strategy`, add its line to `STRATEGIES` in `__init__.py`, and the conformance suite tests it as it tests the others.
+"""
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mpidp.arrays import Array
+from mpidp.collectives import Collective, broadcast
+from mpidp.comm import Communicator
+from mpidp.options import NoOptions
+from mpidp.optim import clip_scale, squared_norm
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What every strategy is given: its communicator, the model's size, and how to make its parts."""
+
+    comm: Communicator
+    size: int  # n, elements of the flat vector
+    dtype: Any
+    xp: Any  # the array module: numpy or cupy
+    optimizer: Callable[[int, int, Array], Any]  # (lo, hi, like) -> optimizer of that slice
+    collective: Collective | None
+    clip: float | None  # limit on the gradient's norm
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of training: t = 1, 2, ...; this rank's samples in it and those of all ranks; the learning rate."""
+
+    t: int
+    samples: int
+    total: int
+    lr: float
+
+
+class Strategy:
+    """Data parallelism by one rule of synchronisation.
+
+    Life: `allocate`, the model binds to the two vectors and initialises; `start`; then for each step the model
+    writes grads = scale(step) · Σ dloss_i (announcing finished slices by `ready`) and `step` updates `params`;
+    `merge` whenever the one model is wanted.
+    """
+
+    Options: type = NoOptions
+    uses_collective = True
+    """Whether the route (`--collective`) means anything to this strategy."""
+    replicated = True
+    """Whether `params` and `state()` are the same on every worker at every step, so that one copy is a checkpoint."""
+
+    def __init__(self, setup: Setup, options: Any):
+        self.setup = setup
+        self.comm = setup.comm
+        self.options = options
+        self.workers = self.count_workers(self.comm.size, options)
+        self.worker: int | None = self.comm.rank if self.comm.rank < self.workers else None
+        self.seconds_communication = 0.0
+        self.params: Array = None
+        self.grads: Array = None
+
+    @classmethod
+    def count_workers(cls, ranks: int, options: Any) -> int:
+        """How many ranks hold samples: ranks 0 .. workers - 1. Raises UserError where `ranks` is too small."""
+        return ranks
+
+    def allocate(self) -> tuple[Array, Array]:
+        """The two flat vectors, `params` and `grads`, in the memory that this strategy wants."""
+        size = self.setup.size
+        self.params = self.setup.xp.zeros(size, self.setup.dtype)
+        self.grads = self.setup.xp.zeros(size, self.setup.dtype)
+        return self.params, self.grads
+
+    def start(self) -> None:
+        """Make all replicas equal to rank 0's, and set up state that depends on the initial parameters."""
+        with self.communicating():
+            broadcast(self.comm, self.params)
+
+    def scale(self, step: Step) -> float:
+        """The factor by which the sum of the samples' losses is differentiated: 1 / (samples of all ranks).
+
+        The sum over ranks is then the mean over the global batch, weighted by sample counts, and no partial sum
+        can exceed what a mean may be.
+        """
+        return 1.0 / step.total
+
+    def ready(self, lo: int, hi: int) -> None:
+        """grads[lo:hi] is final for this step (slices come from the tail to the head); called during backward."""
+
+    def step(self, step: Step) -> None:
+        """Turn this rank's gradient into an update of the shared model."""
+        raise NotImplementedError
+
+    def merge(self, out: Array) -> None:
+        """out ← the one model, the same bits on every rank. `out` may be `params`; if not, training is not touched."""
+        if out is not self.params:
+            out[...] = self.params
+
+    def state(self) -> dict[str, Array]:
+        """All that a resume needs beside `params`, as flat arrays."""
+        return {}
+
+    def saved(self) -> dict[str, Array]:
+        """What this rank writes into a checkpoint. A rank resumes from rank 0's arrays, replaced by its own."""
+        if self.replicated and self.comm.rank > 0:
+            return {}
+        return {"params": self.params} | prefixed("state", self.state())
+
+    def load_state(self, state: dict[str, Array]) -> None:
+        """Take up what `state()` returned (after `start`)."""
+
+    def clip_factor(self, squared: float) -> float:
+        """min(1, clip / ‖g‖) for a gradient of this squared norm."""
+        return 1.0 if self.setup.clip is None else clip_scale(math.sqrt(squared), self.setup.clip)
+
+    def squared_norm(self, grads: Array) -> float:
+        """‖g‖² where clipping asks for it, else 0 without a pass over the vector."""
+        return 0.0 if self.setup.clip is None else squared_norm(grads)
+
+    @contextlib.contextmanager
+    def communicating(self) -> Iterator[None]:
+        """Count the time inside as communication."""
+        began = time.perf_counter()
+        yield
+        self.seconds_communication += time.perf_counter() - began
+
+
+def prefixed(prefix: str, state: dict[str, Array]) -> dict[str, Array]:
+    """The same arrays under names that begin with `prefix.`"""
+    return {f"{prefix}.{name}": array for name, array in state.items()}
+
+
+def unprefixed(prefix: str, state: dict[str, Array]) -> dict[str, Array]:
+    """Those of the arrays whose names begin with `prefix.`, without it."""
+    start = prefix + "."
+    return {name[len(start) :]: array for name, array in state.items() if name.startswith(start)}
+
+
+def counter(value: int) -> np.ndarray:
+    """A whole number as `state()` holds it."""
+    return np.array([value], np.int64)

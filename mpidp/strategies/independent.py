@@ -1,0 +1,50 @@
+"""No synchronisation at all: one-shot averaging."""
+
+from mpidp.strategies.base import Setup, Step, Strategy, counter, prefixed, unprefixed
+
+
+class Independent(Strategy):
+    """x_r ← optimizer(x_r, g_r) on every rank alone; at the end x ← Σ_r (m_r / m) x_r.
+
+    m_r: samples that rank r has worked on, m = Σ m_r. Every replica starts from the same parameters.
+    The gradient is the mean over the rank's own samples, and its norm is what clipping looks at.
+    Consistency: none until the merge. Cost: none a step; one all-reduce in all.
+    Source: Zinkevich et al. 2010, "Parallelized Stochastic Gradient Descent", NIPS 23.
+    """
+
+    replicated = False
+
+    def __init__(self, setup: Setup, options):
+        super().__init__(setup, options)
+        self.scratch = setup.xp.empty(-(-setup.size // self.comm.size), setup.dtype)
+        self.optimizer = setup.optimizer(0, setup.size, self.scratch)
+        self.samples = 0
+        self.total = 0
+
+    def scale(self, step: Step) -> float:
+        return 1.0 / max(step.samples, 1)
+
+    def step(self, step: Step) -> None:
+        self.samples += step.samples
+        self.total += step.total
+        if step.samples:
+            self.step_alone(step)
+
+    def step_alone(self, step: Step) -> None:
+        scale = self.clip_factor(self.squared_norm(self.grads))
+        self.optimizer.step(self.params, self.grads, 0, step.lr, step.t, scale)
+
+    def merge(self, out) -> None:
+        if self.total == 0:
+            return super().merge(out)
+        self.setup.xp.multiply(self.params, self.samples / self.total, out=out)
+        with self.communicating():
+            self.setup.collective.allreduce(self.comm, out, self.scratch)
+
+    def state(self):
+        counts = {"samples": counter(self.samples), "total": counter(self.total)}
+        return counts | prefixed("optimizer", self.optimizer.state())
+
+    def load_state(self, state):
+        self.samples, self.total = int(state["samples"][0]), int(state["total"][0])
+        self.optimizer.load_state(unprefixed("optimizer", state))
