@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,3 +43,40 @@ def map_bytes(path: Path) -> np.ndarray:
         if os.path.getsize(path) == 0:
             raise UserError(f"{path}: the file is empty")
         return np.asarray(np.memmap(path, np.uint8, mode="r"))
+
+
+def load_array(path: Path) -> np.ndarray:
+    """The array in a `.npy` file, mapped; Python objects (pickle) are refused, not run."""
+    with reading(path):
+        if os.path.getsize(path) == 0:
+            raise UserError(f"{path}: the file is empty")
+        try:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise UserError(_refusal(path, "a .npy", error)) from None
+    if not isinstance(array, np.ndarray):
+        raise UserError(f"{path}: not a .npy file but a .npz: name it so")
+    return np.asarray(array)
+
+
+def load_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays in a `.npz` file by name; Python objects (pickle) are refused, not run."""
+    with reading(path):
+        if os.path.getsize(path) == 0:
+            raise UserError(f"{path}: the file is empty")
+        try:
+            archive = np.load(path, allow_pickle=False)
+            if isinstance(archive, np.ndarray):
+                raise UserError(f"{path}: not a .npz file but a .npy: name it so")
+            with archive:
+                return {name: archive[name] for name in archive.files}
+        except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise UserError(_refusal(path, "a .npz", error)) from None
+
+
+def _refusal(path: Path, kind: str, error: Exception) -> str:
+    if "pickled data" in str(error):  # NumPy takes whatever it does not know for a pickle
+        return f"{path}: not {kind} file (a pickle would not be loaded either: it could run code)"
+    if "object" in str(error).lower():
+        return f"{path}: holds Python objects (pickle), which could run code: save plain arrays of numbers"
+    return f"{path}: not {kind} file, or damaged: {error}"

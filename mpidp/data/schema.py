@@ -20,8 +20,8 @@ class Schema:
     """The form of a sample.
 
     kind: "tokens", "classes" or "values". inputs: shape of a sample's x, (T,) tokens, (F,) features, or
-    (height, width, channels) of an image. outputs: vocabulary size, number of classes (binary: 2), or number of
-    regression targets.
+    (height, width, channels) of an image. outputs: vocabulary size, number of classes (binary: 2), or number
+    of regression targets.
     """
 
     kind: str
@@ -53,8 +53,8 @@ class Dataset:
 class Data:
     """A source's answer: two disjoint parts and how to read them.
 
-    tokenizer: text alone. truth: the exact solution where there is one (synthetic-regression: the least-squares
-    "weight" (F, 1) and "bias" (1,) of the training part).
+    tokenizer: text alone. truth: the exact solution where there is one (synthetic-regression: the
+    least-squares "weight" (F, 1) and "bias" (1,) of the training part).
     """
 
     name: str
@@ -65,7 +65,7 @@ class Data:
     truth: dict[str, np.ndarray] = field(default_factory=dict)
 
     def fingerprint(self) -> str:
-        """16 hex digits of a hash over sizes, form, tokenizer and 64 spread samples: equal on ranks with equal data."""
+        """16 hex digits of a hash over sizes, schema, tokenizer and 64 spread samples: equal where data are."""
         digest = hashlib.sha256(repr((self.schema, len(self.train), len(self.validation))).encode())
         if self.tokenizer is not None:
             digest.update(self.tokenizer.to_json().encode())
@@ -79,8 +79,8 @@ class Data:
 class Request:
     """What the run asks of a source.
 
-    dtype: of x and of real y; seed: of shuffles and synthetic draws; context: tokens T of a window (text; None:
-    128); validation_fraction: in (0, 1), used where a source brings no test part of its own.
+    dtype: of x and of real y; seed: of shuffles and synthetic draws; context: tokens T of a window (text;
+    None: 128); validation_fraction: in (0, 1), used where a source brings no test part of its own.
     """
 
     dtype: Any = np.float32
@@ -102,8 +102,8 @@ class Request:
 
 @dataclass(frozen=True)
 class Source:
-    """A place that data come from: `load(options, request) -> Data`, options being an instance of `Options`."""
+    """A place that data come from: `load(options, request) -> Data`, options an instance of `Options`."""
 
     summary: str
     Options: type
-    load: Callable[[Any, Request], Data]
+    load: Callable[..., Data]

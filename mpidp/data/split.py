@@ -4,19 +4,20 @@ Letters: N training samples, B slots of the global batch, W workers, S = ⌈N/B�
 
 Three promises hold for every split:
 
-1. The order of samples (which sample sits in which slot of which step) is a function of (seed, epoch, step, split)
-   alone, never of W. One worker with `--batch-size B` trains on the batches that W workers train on.
+1. The order of samples (which sample sits in which slot of which step) is a function of (seed, epoch, step,
+   split) alone, never of W. One worker with `--batch-size B` trains on the batches that W workers train on.
 2. An epoch of S steps uses every training sample exactly once. The last step may be smaller.
-3. A worker owns a part of the training set, its shard, the same in all epochs; shards are disjoint and cover all.
+3. A worker owns a part of the training set, its shard, the same in all epochs; shards are disjoint and cover
+   all.
 
-*Stratified* splits (contiguous, strided, random) arrange the samples and cut them into B strata, one a slot. Every
-epoch shuffles each stratum on its own, and step s takes the s-th sample of every stratum that still has one (strata
-differ by at most one sample). A worker owns slots, hence strata, hence always the same samples, and any two workers'
-parts of a full batch differ by at most one sample.
+*Stratified* splits (contiguous, strided, random) arrange the samples and cut them into B strata, one a slot.
+Every epoch shuffles each stratum on its own, and step s takes the s-th sample of every stratum that still has
+one (strata differ by at most one sample). A worker owns slots, hence strata, hence always the same samples,
+and any two workers' parts of a full batch differ by at most one sample.
 
-*Owner-based* splits (hash, dirichlet) say for each sample who owns it. Every epoch shuffles the whole training set
-and cuts it into batches of B; a worker works on those that it owns: its part varies from step to step, and may be
-empty.
+*Owner-based* splits (hash, dirichlet) say for each sample who owns it. Every epoch shuffles the whole
+training set and cuts it into batches of B; a worker works on those that it owns: its part varies from step to
+step, and may be empty.
 """
 
 from dataclasses import dataclass
@@ -24,19 +25,19 @@ from typing import Any
 
 import numpy as np
 
-from mpidp.data.random import generator, permutation
+from mpidp.data.streams import generator, permutation
 from mpidp.errors import UserError
 from mpidp.options import NoOptions, option
 
-# First word of a place (see data/random.py): one stream a purpose. Epochs are far below these.
+# First word of a place (see data/streams.py): one stream a purpose. Epochs are far below these.
 _ARRANGE, _PROPORTIONS, _CLASS = 2**62, 2**62 + 1, 2**62 + 2
 
 
 class Split:
     """The samples of every step, and which worker has them.
 
-    samples: N; batch_size: B, global; workers: W; seed: of the order; labels: class of each of the N samples, or
-    None where there are none. Raises UserError where B < W, W > N or B > N.
+    samples: N; batch_size: B, global; workers: W; seed: of the order; labels: class of each of the N samples,
+    or None where there are none. Raises UserError where B < W, W > N or B > N.
     """
 
     Options: type = NoOptions
@@ -53,7 +54,9 @@ class Split:
         if workers < 1:
             raise UserError(f"{workers} workers: at least 1 is needed")
         if workers > samples:
-            raise UserError(f"{workers} workers are more than the {samples} training samples: start fewer ranks")
+            raise UserError(
+                f"{workers} workers are more than the {samples} training samples: start fewer ranks"
+            )
         if batch_size < workers:
             raise UserError(
                 f"--batch-size {batch_size} is less than the {workers} workers, which share it: "
@@ -94,7 +97,7 @@ class Stratified(Split):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self._orders: dict[int, tuple[int, np.ndarray, np.ndarray]] = {}  # worker: (epoch, slots, S × slots indices)
+        self._orders: dict[int, tuple[int, np.ndarray, np.ndarray]] = {}  # w: (epoch, slots, S × slots)
 
     def slots(self, worker: int) -> np.ndarray:
         """The slots of this worker, ascending: [w·B//W, (w+1)·B//W)."""
@@ -189,10 +192,10 @@ class OwnerBased(Split):
 class Hash(OwnerBased):
     """Owner of sample i: argmax_w h(i, w), h a 64-bit mix of the two numbers and of nothing else.
 
-    A sample stays where it is when samples are added, and when workers are added it moves, if at all, to a new one:
-    of N samples, about N·a/(W+a) move when a workers join W (rendezvous, or highest-random-weight, hashing: Thaler
-    and Ravishankar 1998, doi:10.1109/90.663936). h: the finaliser of SplitMix64 (Steele, Lea and Flood 2014,
-    doi:10.1145/2660193.2660195). Shards are of size N/W only on average.
+    A sample stays where it is when samples are added, and when workers are added it moves, if at all, to a
+    new one: of N samples, about N·a/(W+a) move when a workers join W (rendezvous, or highest-random-weight,
+    hashing: Thaler and Ravishankar 1998, doi:10.1109/90.663936). h: the finaliser of SplitMix64 (Steele, Lea
+    and Flood 2014, doi:10.1145/2660193.2660195). Shards are of size N/W only on average.
     """
 
     def owners(self, labels: np.ndarray | None) -> np.ndarray:
@@ -221,10 +224,10 @@ def _mix(z: np.ndarray) -> np.ndarray:
 class Dirichlet(OwnerBased):
     """Shards with different mixtures of classes, for experiments: the smaller alpha, the more one-sided.
 
-    For each class c, proportions p_c ~ Dir(alpha · 1_W), and the samples of c, in a seeded order, are cut into W
-    pieces of sizes p_c · N_c (Yurochkin et al. 2019, arXiv:1905.12022; the influence of alpha: Hsu, Qi and Brown 2019,
-    arXiv:1909.06335). alpha → ∞: every shard has the mixture of the whole; alpha → 0: each class lies with one worker.
-    Raises UserError where samples have no classes.
+    For each class c, proportions p_c ~ Dir(alpha · 1_W), and the samples of c, in a seeded order, are cut
+    into W pieces of sizes p_c · N_c (Yurochkin et al. 2019, arXiv:1905.12022; the influence of alpha: Hsu, Qi
+    and Brown 2019, arXiv:1909.06335). alpha → ∞: every shard has the mixture of the whole; alpha → 0: each
+    class lies with one worker. Raises UserError where samples have no classes.
     """
 
     @dataclass

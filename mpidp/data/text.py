@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mpidp.data.files import map_bytes, reading
+from mpidp.data.files import load_array, map_bytes, reading
 from mpidp.data.schema import Data, Dataset, Request, Schema
 from mpidp.data.tokenizer import Bytes, Tokenizer, read_tokenizer, train_bpe
 from mpidp.errors import UserError
@@ -62,7 +62,9 @@ class Windows(Dataset):
 def text_data(name: str, content: np.ndarray, options: TextOptions, request: Request) -> Data:
     """`content` (uint8): its tail is the validation part; the tokenizer is trained on the rest alone."""
     if options.bpe_vocabulary is not None and options.tokenizer != "bpe":
-        raise UserError(f"--bpe-vocabulary goes with --tokenizer bpe, not with --tokenizer {options.tokenizer}")
+        raise UserError(
+            f"--bpe-vocabulary goes with --tokenizer bpe, not with --tokenizer {options.tokenizer}"
+        )
     if options.tokenizer == "bytes":
         return token_data(name, content, Bytes(), 256, request)
     cut = _tail(name, len(content), request, 1)
@@ -132,7 +134,9 @@ def python_source(options: SourceCodeOptions, request: Request) -> Data:
     paths = _walk(root, frozenset({".py"}), _SKIPPED)
     content = _joined(paths, options.max_bytes)
     if not len(content):
-        raise UserError(f"--data python-source: no source files in {root}: choose --data python-docs or a path")
+        raise UserError(
+            f"--data python-source: no source files in {root}: choose --data python-docs or a path"
+        )
     return text_data("python-source", content, options, request)
 
 
@@ -145,14 +149,18 @@ def text_folder(path: Path, options: TextOptions, request: Request) -> Data:
     """All text files in and below a folder, in the order of their paths; hidden ones are passed over."""
     content = _joined(_walk(path, SUFFIXES, set()))
     if not len(content):
-        raise UserError(f"{path}: no text in this folder: none of its files is a non-empty .txt, .md, .py, ...")
+        raise UserError(
+            f"{path}: no text in this folder: none of its files is a non-empty .txt, .md, .py, ..."
+        )
     return text_data(str(path), content, options, request)
 
 
 def token_file(path: Path, options: TokenFileOptions, request: Request) -> Data:
-    """A `.npy` of token ids (integers, one dimension), mapped; without --decoder the vocabulary is the largest id + 1."""
-    with reading(path):
-        tokens = np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+    """A `.npy` of token ids (integers, one dimension), mapped.
+
+    The vocabulary is that of --decoder, or else the largest id + 1.
+    """
+    tokens = load_array(path)
     largest = -1
     for start in range(0, len(tokens), _BLOCK):
         block = tokens[start : start + _BLOCK]
@@ -187,7 +195,7 @@ def _walk(root: Path, suffixes: frozenset[str], skipped: set[str]) -> list[Path]
 
 
 def _joined(paths: list[Path], limit: int | None = None) -> np.ndarray:
-    """The contents of these files, a line end between two, cut at `limit` bytes (uint8); empty files count for nothing."""
+    """The files' contents (uint8), a line end between two of them that are not empty, cut at `limit` bytes."""
     content = bytearray()
     for path in paths:
         if limit is not None and len(content) >= limit:

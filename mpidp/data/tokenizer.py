@@ -9,11 +9,11 @@ import numpy as np
 from mpidp.data.files import read_bytes
 from mpidp.errors import UserError
 
-_PIECE = 1 << 20  # characters handed to the tokenizers library at once: it keeps ~100 bytes a token while it works
+_PIECE = 1 << 20  # characters handed to the tokenizers library at once: it needs ~100 bytes a token
 
 
 class Tokenizer:
-    """encode(text) -> int32 ids in [0, size); decode(ids) -> text; `to_json` is what `tokenizer_from_json` reads."""
+    """encode(text) -> int32 ids in [0, size); decode(ids) -> text; `tokenizer_from_json` reads `to_json`."""
 
     name: str
     size: int
@@ -68,10 +68,10 @@ class Pieces(Tokenizer):
 
 
 def train_bpe(text: str, size: int) -> Pieces:
-    """Byte-pair encoding (Sennrich et al. 2016, arXiv:1508.07909) over bytes, with at most `size` tokens, of `text`.
+    """Byte-pair encoding (Sennrich et al. 2016, arXiv:1508.07909) of `text`'s bytes, with at most `size` tokens.
 
-    Deterministic: pairs of equal count are taken in a fixed order. Every text can be encoded: the 256 bytes are
-    tokens. Raises UserError where the tokenizers library is missing.
+    Deterministic: pairs of equal count are taken in a fixed order. Every text can be encoded: the 256 bytes
+    are tokens. Raises UserError where the tokenizers library is missing.
     """
     library = _library("--tokenizer bpe")
     alphabet = sorted(library.pre_tokenizers.ByteLevel.alphabet())

@@ -1,0 +1,79 @@
+"""Images in IDX files, the format of MNIST and Fashion-MNIST."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+from mpidp.data.files import read_bytes, reading
+from mpidp.data.schema import Data, Request
+from mpidp.data.tables import Part, table_data
+from mpidp.errors import UserError
+from mpidp.options import NoOptions
+
+_UNSIGNED_BYTE = 0x08
+
+
+def idx_folder(path: Path, options: NoOptions, request: Request) -> Data:
+    """train-images-idx3-ubyte and train-labels-idx1-ubyte, each plain or .gz; validation: t10k-… if there.
+
+    x: (rows, columns, 1) in [0, 1].
+    """
+    train = _part(path, "train")
+    test = _part(path, "t10k") if _find(path, "t10k", "images", 3) else None
+
+    def place(array: str, index: tuple[int, ...]) -> str:
+        return f"{'t10k' if array.endswith('test') else 'train'} label {index[0]}"
+
+    return table_data(str(path), train, test, request, "classes", 1 / 255, place)
+
+
+def has_idx(folder: Path) -> bool:
+    """Whether this folder is one for `idx_folder`."""
+    return any(_find(folder, part, "images", 3) for part in ("train", "t10k"))
+
+
+def read_idx(path: Path, dimensions: int) -> np.ndarray:
+    """The uint8 array in an IDX file.
+
+    Layout: bytes 0, 0, type (8: unsigned byte), number of dimensions; each dimension in 4 bytes, the highest
+    first; the elements (Y. LeCun, C. Cortes, C. Burges: The MNIST database).
+    """
+    content = read_bytes(path)
+    kind = content[:4]
+    if len(kind) < 4 or kind[:2] != b"\0\0" or kind[2] != _UNSIGNED_BYTE or kind[3] != dimensions:
+        raise UserError(
+            f"{path}: begins with {kind.hex(' ')}, an IDX file of bytes in {dimensions} dimensions with "
+            f"00 00 08 {dimensions:02x}: not such a file, or damaged"
+        )
+    start = 4 + 4 * dimensions
+    shape = tuple(int(n) for n in np.frombuffer(content[4:start], ">u4"))
+    if len(shape) < dimensions or len(content) - start != math.prod(shape):
+        raise UserError(
+            f"{path}: its header says {' x '.join(map(str, shape))} bytes, {max(0, len(content) - start)} follow: "
+            "truncated or damaged; fetch it again"
+        )
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+
+
+def _part(folder: Path, part: str) -> Part:
+    arrays = []
+    for what, dimensions in (("images", 3), ("labels", 1)):
+        path = _find(folder, part, what, dimensions)
+        if path is None:
+            raise UserError(
+                f"{folder}: no {part}-{what}-idx{dimensions}-ubyte (or .gz) beside the other IDX files"
+            )
+        arrays.append(read_idx(path, dimensions))
+    return arrays[0], arrays[1]
+
+
+def _find(folder: Path, part: str, what: str, dimensions: int) -> Path | None:
+    """The plain file before the packed one; some copies have a dot for the second dash."""
+    with reading(folder):
+        for dash in "-.":
+            for suffix in ("", ".gz"):
+                path = folder / f"{part}-{what}{dash}idx{dimensions}-ubyte{suffix}"
+                if path.exists():
+                    return path
+    return None
