@@ -1,4 +1,4 @@
-"""Dropout (Srivastava et al. 2014, JMLR 15:1929) by a counter: no generator's state, the same mask everywhere."""
+"""Dropout (Srivastava et al. 2014, JMLR 15:1929) by a counter: no generator's state, one mask everywhere."""
 
 from collections.abc import Sequence
 
@@ -47,7 +47,8 @@ class Dropout(Layer):
         self.xp = arena.xp
         self.mask = arena.empty((shape[0], count))
         self.mask_as_x = self.mask.reshape(shape)
-        self.work = arena.scratch("dropout", (shape[0], count), np.uint32)
+        self.y = arena.empty(shape)
+        self.work = arena.scratch("dropout", (2, shape[0], count), np.uint32)
         return shape
 
     def forward(self, x: Array) -> Array:
@@ -58,11 +59,11 @@ class Dropout(Layer):
         )  # odd: a bijection mod 2³²
         offsets = self.xp.asarray((self.keys >> np.uint64(32)).astype(np.uint32))
         self.kernels.dropout_mask(multipliers, offsets, self.p, self.mask, self.work)
-        x *= self.mask_as_x
-        return x
+        self.xp.multiply(x, self.mask_as_x, self.y)
+        return self.y
 
     def backward(self, dy: Array) -> Array:
         if self.p == 0:
             return dy
-        dy *= self.mask_as_x
-        return dy
+        self.xp.multiply(dy, self.mask_as_x, self.y)  # not over dy, which may be a residual stream's gradient
+        return self.y

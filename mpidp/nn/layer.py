@@ -54,7 +54,8 @@ class Arena:
     `scratch(tag, ...)` gives memory that is shared by all who ask with that tag: it holds nothing beyond one call.
     After `reset` the same blocks are handed out again, so that a smaller batch costs no new memory, and what was
     handed out before stays valid memory (of which two plans must not be in use at once).
-    Contents are not initialised.
+    Contents are not initialised, and nothing written into them lasts from one plan to another: what a layer
+    fills in once and for all (a vector of ones, a mask) it asks for by `constant`.
     """
 
     BLOCK = 32 << 20  # bytes; NumPy asks the system for huge pages only for allocations of 4 MiB and more
@@ -66,6 +67,7 @@ class Arena:
         self.blocks: list[Array] = []
         self.used: list[int] = []
         self.shared: dict[str, Array] = {}
+        self.constants: dict[str, Array] = {}
 
     @property
     def nbytes(self) -> int:
@@ -93,6 +95,16 @@ class Arena:
         if tag not in self.shared or self.shared[tag].nbytes < nbytes:
             self.shared[tag] = self.empty((nbytes,), np.uint8)
         return self.shared[tag][:nbytes].view(dtype).reshape(shape)
+
+    def constant(self, tag: str, make: Callable[[], np.ndarray]) -> Array:
+        """`make()` in the arena's dtype, made once per tag, never to be written to."""
+        if tag not in self.constants:
+            self.constants[tag] = self.xp.asarray(make().astype(self.dtype))
+        return self.constants[tag]
+
+    def ones(self, count: int) -> Array:
+        """A constant vector of ones: sums over rows are products with it."""
+        return self.constant(f"ones {count}", lambda: np.ones(count))
 
     def reset(self) -> None:
         self.used = [0] * len(self.blocks)

@@ -44,8 +44,7 @@ class Linear(Layer):
         self.dx = None
         if self.input_gradient:
             self.dx = arena.scratch(self.share, shape) if self.share else arena.empty(shape)
-        self.ones = arena.empty((rows,))
-        self.ones[...] = 1
+        self.ones = arena.ones(rows)
         return self.y.shape
 
     def forward(self, x: Array) -> Array:

@@ -1,18 +1,36 @@
 """The kernels on NumPy: row blocks of ~64 thousand elements that stay in a core's cache, every result by `out`.
 
-`work` is scratch memory from `workspace`; arrays are (rows, columns) unless said otherwise.
+`work` is scratch memory from `workspace`; arrays are (rows, columns) unless said otherwise. Constants meet arrays as
+0-d arrays of their type, and row vectors are repeated to `_SPAN` elements, because NumPy pays ~50 ns for each row that
+it cannot join with the next.
 """
 
-import math
+from functools import cache
 
 import numpy as np
 
+from mpidp.nn.kernels.numpy_attention import CausalAttention
+from mpidp.nn.kernels.plain import GELU_A, GELU_B
+
+__all__ = [
+    "CausalAttention",
+    "dropout_mask",
+    "embedding",
+    "embedding_gradient",
+    "gelu",
+    "layer_norm",
+    "layer_norm_backward",
+    "softmax_cross_entropy",
+    "workspace",
+]
+
 BLOCK = 65536  # elements: 256 kB of float32; blocks of 8 to 16 thousand are 20 to 40 % slower
+_SPAN = 2048  # elements
 
 
-def workspace(arena, columns: int, arrays: int = 3):
-    """Scratch for `arrays` blocks of rows of `columns` elements, shared by all kernels."""
-    return arena.scratch("kernels", (arrays, max(BLOCK, columns)))
+def workspace(arena, columns: int):
+    """Scratch for two blocks of whole rows, shared by all kernels."""
+    return arena.scratch("kernels", (2, max(BLOCK, columns)))
 
 
 def _blocks(rows: int, columns: int):
@@ -21,10 +39,107 @@ def _blocks(rows: int, columns: int):
         yield start, min(start + step, rows)
 
 
+@cache
+def _ones(count: int, dtype: np.dtype) -> np.ndarray:
+    return np.ones(count, dtype)
+
+
+@cache
+def _constants(dtype: np.dtype, *values: float) -> list[np.ndarray]:
+    return [np.array(value, dtype) for value in values]
+
+
+def _repeated(rows: int, columns: int) -> int:
+    """How many rows to treat as one long row: a divisor of `rows`."""
+    count = 1
+    while count * columns < _SPAN and rows % (2 * count) == 0:
+        count *= 2
+    return count
+
+
+def layer_norm(x, gain, bias, eps, y, xhat, rstd, work) -> None:
+    """y = gain · x̂ + bias, x̂ = (x - mean) · rstd, rstd = 1/√(var + eps) of every row."""
+    rows, columns = x.shape
+    mean_of = _ones(columns, x.dtype) / x.dtype.type(columns)
+    for lo, hi in _blocks(rows, columns):
+        centred, scale = xhat[lo:hi], rstd[lo:hi]
+        mean = np.matmul(x[lo:hi], mean_of)
+        np.subtract(x[lo:hi], mean[:, None], centred)
+        np.vecdot(centred, centred, scale)
+        scale /= columns
+        scale += eps
+        np.sqrt(scale, scale)
+        np.reciprocal(scale, scale)
+        centred *= scale[:, None]
+        times = _repeated(hi - lo, columns)
+        wide, wide_y = centred.reshape(-1, times * columns), y[lo:hi].reshape(-1, times * columns)
+        np.multiply(wide, np.tile(gain, times), wide_y)
+        wide_y += np.tile(bias, times)
+
+
+def layer_norm_backward(dy, xhat, rstd, gain, dgain, dbias, dx, work) -> None:
+    """dx = rstd · (g - mean(g) - x̂ · mean(g · x̂)) with g = gain · dy; dgain = Σ dy · x̂, dbias = Σ dy (written)."""
+    rows, columns = dy.shape
+    gain_mean = gain / gain.dtype.type(columns)
+    for lo, hi in _blocks(rows, columns):
+        dy_block, xhat_block, dx_block = dy[lo:hi], xhat[lo:hi], dx[lo:hi]
+        ones = _ones(hi - lo, dy.dtype)
+        product = work[0, : dy_block.size].reshape(dy_block.shape)
+        np.multiply(dy_block, xhat_block, product)
+        along_xhat = np.matmul(product, gain_mean)  # mean(g · x̂)
+        mean = np.matmul(dy_block, gain_mean)  # mean(g)
+        if lo == 0:
+            np.matmul(ones, product, dgain)
+            np.matmul(ones, dy_block, dbias)
+        else:
+            dgain += np.matmul(ones, product)
+            dbias += np.matmul(ones, dy_block)
+        np.multiply(xhat_block, along_xhat[:, None], product)
+        product += mean[:, None]
+        times = _repeated(hi - lo, columns)
+        wide = (-1, times * columns)
+        np.multiply(dy_block.reshape(wide), np.tile(gain, times), dx_block.reshape(wide))
+        dx_block -= product
+        dx_block *= rstd[lo:hi, None]
+
+
+def gelu(x, y, slope, work) -> None:
+    """y = ½ x (1 + tanh u), u = √(2/π) (x + 0.044715 x³); slope = dy/dx unless None. All flat; y may be x.
+
+    With p = u/x and s = ½ (1 + tanh u): y = x s, and dy/dx = s + 2 y (1 - s) u', u' = 3p - 2√(2/π).
+    """
+    a, ab, half, three, six, four_a = _constants(
+        x.dtype, GELU_A, GELU_A * GELU_B, 0.5, 3.0, 6.0, 4 * GELU_A
+    )
+    for lo in range(0, x.size, BLOCK):
+        x_block = x[lo : lo + BLOCK]
+        y_block = y[lo : lo + BLOCK]
+        p, s = work[0, : x_block.size], work[1, : x_block.size]
+        np.multiply(x_block, x_block, p)
+        np.multiply(p, ab, p)
+        np.add(p, a, p)
+        np.multiply(p, x_block, s)
+        np.tanh(s, s)
+        np.multiply(s, half, s)
+        np.add(s, half, s)
+        np.multiply(x_block, s, y_block)
+        if slope is not None:
+            slope_block = slope[lo : lo + BLOCK]
+            np.multiply(p, six, p)
+            np.subtract(p, four_a, p)
+            np.multiply(p, y_block, p)
+            np.multiply(p, s, slope_block)
+            np.subtract(p, slope_block, p)
+            np.add(p, s, slope_block)
+
+
 def softmax_cross_entropy(z, y, losses, scale=None) -> None:
-    """losses_i = log Σ_j exp(z_ij) - z_i,y_i; with a scale, z becomes scale · (softmax(z) - onehot(y)), else anything."""
+    """losses_i = log Σ_j exp(z_ij) - z_i,y_i; with a scale, z becomes scale · (softmax(z) - onehot(y)).
+
+    Without one z is lost.
+    """
     rows, columns = z.shape
-    ones = np.ones(columns, z.dtype)
+    ones = _ones(columns, z.dtype)
     for lo, hi in _blocks(rows, columns):
         block, loss = z[lo:hi], losses[lo:hi]
         flat = block.reshape(-1)
@@ -39,13 +154,28 @@ def softmax_cross_entropy(z, y, losses, scale=None) -> None:
         loss += np.log(total)
 
 
+def embedding(ids, table, out) -> None:
+    """out[i] = table[ids[i]] for flat ids; an id outside the table is an IndexError."""
+    if ids.size and not (0 <= ids.min() and ids.max() < len(table)):
+        raise IndexError(f"token ids from {ids.min()} to {ids.max()}, but the table has {len(table)} rows")
+    np.take(table, ids, axis=0, out=out, mode="clip")  # mode="raise" would work in a copy of `out`
+
+
+def embedding_gradient(ids, dy, grad) -> None:
+    """grad[v] += Σ of dy over the places where ids = v: rows sorted by id, then summed run by run."""
+    order = np.argsort(ids, kind="stable")
+    found = ids[order]
+    starts = np.flatnonzero(np.concatenate(([True], found[1:] != found[:-1])))
+    grad[found[starts]] += np.add.reduceat(dy[order], starts, axis=0)
+
+
 def dropout_mask(multipliers, offsets, p: float, mask, work) -> None:
     """mask (B, n) becomes 0 with probability p, else 1/(1-p); see `plain.dropout_mask`."""
-    x = work
+    x, shifted = work
     np.multiply(np.arange(mask.shape[1], dtype=np.uint32), multipliers[:, None], x)
     x += offsets[:, None]
-    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
-        x ^= x >> np.uint32(shift)
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B), (16, 1)):
+        np.right_shift(x, np.uint32(shift), shifted)
+        x ^= shifted
         x *= np.uint32(factor)
-    x ^= x >> np.uint32(16)
-    np.multiply(x >= np.uint32(min(round(p * 2**32), 2**32 - 1)), mask.dtype.type(1.0 / (1.0 - p)), mask)
+    np.multiply(x >= np.uint32(round(p * 2**32)), mask.dtype.type(1.0 / (1.0 - p)), mask)

@@ -1,0 +1,136 @@
+"""GPT-2 (Radford et al. 2019): pre-norm transformer, learned positions, tanh GELU, output tied to the token table."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mpidp.arrays import Array
+from mpidp.errors import UserError
+from mpidp.nn.activations import GELU
+from mpidp.nn.attention import CausalSelfAttention
+from mpidp.nn.cross_entropy import SoftmaxCrossEntropy
+from mpidp.nn.dropout import Dropout
+from mpidp.nn.embedding import Embedding, TiedOutput
+from mpidp.nn.layer import Layer, normal
+from mpidp.nn.linear import Linear
+from mpidp.nn.model import Model
+from mpidp.nn.norm import LayerNorm
+from mpidp.options import option
+
+
+@dataclass(frozen=True)
+class Size:
+    layers: int
+    heads: int
+    width: int
+    context: int
+    vocabulary: int | None = None  # None: the data's
+
+
+SIZES = {
+    "tiny": Size(4, 4, 128, 128),
+    "small": Size(6, 6, 384, 256),
+    "medium": Size(12, 12, 768, 256),
+    "gpt2": Size(12, 12, 768, 1024, 50257),  # 124,439,808 parameters
+}
+
+
+@dataclass
+class Options:
+    size: str = option("tiny", "preset of the model's shape", choices=tuple(SIZES))
+    layers: int | None = option(None, "transformer blocks (default: the preset's)", minimum=1)
+    heads: int | None = option(None, "attention heads of a block", minimum=1)
+    width: int | None = option(None, "channels of a token's vector", minimum=1)
+    context: int | None = option(None, "longest sequence of tokens", minimum=1)
+    vocabulary: int | None = option(None, "rows of the token table (default: what the data needs)", minimum=1)
+    dropout: float = option(0.0, "probability of dropping an element", minimum=0.0, below=1.0)
+
+
+DEFAULTS: dict[str, Any] = {
+    "data": "python-docs",
+    "optimizer": "adamw",
+    "lr": 1e-3,
+    "schedule": "cosine",
+    "warmup": 20,
+    "batch-size": 32,
+    "steps": 300,
+}
+
+
+class Block(Layer):
+    """x ← x + attn(ln_1(x)); x ← x + mlp(ln_2(x)), mlp(x) = c_proj(GELU(c_fc(x))), both written over x (B, T, C)."""
+
+    def __init__(self, name: str, width: int, heads: int, residual_std: float, dropout: float):
+        small, residual = normal(0.02), normal(residual_std)
+        share = "block.dx"
+        self.ln_1 = LayerNorm(f"{name}.ln_1", width, share="norm.dx")
+        self.attn = CausalSelfAttention(f"{name}.attn", width, heads, small, residual)
+        self.ln_2 = LayerNorm(f"{name}.ln_2", width, share="norm.dx")
+        self.c_fc = Linear(f"{name}.mlp.c_fc", width, 4 * width, small, share=share)
+        self.gelu = GELU()
+        self.c_proj = Linear(f"{name}.mlp.c_proj", 4 * width, width, residual, share="block.dhidden")
+        drops = [Dropout(dropout), Dropout(dropout)] if dropout else []
+        self.attn_branch = [self.ln_1, self.attn, *drops[:1]]
+        self.mlp_branch = [self.ln_2, self.c_fc, self.gelu, self.c_proj, *drops[1:]]
+
+    def parameters(self):
+        return [p for layer in self.attn_branch + self.mlp_branch for p in layer.parameters()]
+
+    def layers(self):
+        yield self
+        for layer in self.attn_branch + self.mlp_branch:
+            yield from layer.layers()
+
+    def plan(self, shape, arena):
+        for branch in (self.attn_branch, self.mlp_branch):
+            inner = shape
+            for layer in branch:
+                inner = layer.plan(inner, arena)
+        return shape
+
+    def forward(self, x: Array) -> Array:
+        for branch in (self.attn_branch, self.mlp_branch):
+            y = x
+            for layer in branch:
+                y = layer.forward(y)
+            x += y
+        return x
+
+    def backward(self, dy: Array) -> Array:
+        for branch in (self.mlp_branch, self.attn_branch):
+            d = dy
+            for layer in reversed(branch):
+                d = layer.backward(d)
+            dy += d
+        return dy
+
+
+def build(options: Options, schema: Any, dtype: Any = np.float32) -> Model:
+    """The model for these options and this data; UserError where they do not fit each other."""
+    if schema.kind != "tokens":
+        raise UserError(f"--model gpt learns from text, but this data's kind is {schema.kind!r}: choose a text for --data")
+    size = SIZES[options.size]
+    layers, heads, width, context = (
+        getattr(size, name) if getattr(options, name) is None else getattr(options, name)
+        for name in ("layers", "heads", "width", "context")
+    )
+    vocabulary = options.vocabulary or size.vocabulary or schema.outputs
+    if width % heads:
+        raise UserError(f"--width {width} is not divisible by --heads {heads}")
+    if vocabulary < schema.outputs:
+        raise UserError(
+            f"token ids up to {schema.outputs - 1}, but --vocabulary {vocabulary}: "
+            f"the data needs at least {schema.outputs}"
+        )
+    if schema.inputs and schema.inputs[0] > context:
+        raise UserError(f"sequences of {schema.inputs[0]} tokens, but --context {context}")
+    residual_std = 0.02 / math.sqrt(2 * layers)
+    embedding = Embedding(vocabulary, context, width, tied=True)
+    stack: list[Layer] = [embedding]
+    if options.dropout:
+        stack.append(Dropout(options.dropout))
+    stack += [Block(f"h.{i}", width, heads, residual_std, options.dropout) for i in range(layers)]
+    stack += [LayerNorm("ln_f", width), TiedOutput(embedding.wte)]
+    return Model(stack, SoftmaxCrossEntropy(), dtype)
