@@ -68,6 +68,14 @@ class Parser(argparse.ArgumentParser):
         raise UserError(message)
 
 
+def wants_help(arguments: Sequence[str], speaks: bool) -> bool:
+    """Whether the user asks for help, which one rank gives."""
+    asked = "-h" in arguments or "--help" in arguments
+    if asked and speaks:
+        build_parser().print_help()
+    return asked
+
+
 def build_parser() -> Parser:
     """Every option of every component, grouped by topic; values stay as given until the choices are known."""
     parser = Parser(

@@ -8,23 +8,19 @@ Flattened, every option has one name, the same on the command line (`--batch-siz
 and in messages. Later wins: component defaults, the chosen model's DEFAULTS, --preset, --config, command line.
 """
 
-import argparse
-import dataclasses
 import difflib
 import math
-import tomllib
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import tomli_w
 
 from mpidp.collectives import AUTO, COLLECTIVES
-from mpidp.data import SOURCES, SPLITS, is_path, path_options
+from mpidp.data import PATHS, SOURCES, find
+from mpidp.data.split import SPLITS
 from mpidp.errors import UserError
 from mpidp.models import MODELS
 from mpidp.optim import OPTIMIZERS, SCHEDULES
@@ -110,7 +106,7 @@ def components(kind: str) -> dict[str, type]:
     """name -> Options dataclass, for every component of this kind (`model`, `data`, `split`, ...)."""
     registry: dict[str, Any] = {
         "model": MODELS,
-        "data": SOURCES,
+        "data": SOURCES | {f"PATH ({name})": source for name, source in PATHS.items()},
         "split": SPLITS,
         "sync": STRATEGIES,
         "optimizer": OPTIMIZERS,
@@ -128,17 +124,18 @@ def dashed(name: str) -> str:
 
 def chosen_options(kind: str, name: str) -> type:
     known = components(kind)
-    if kind == "data" and is_path(name):
-        return path_options()
+    if kind == "data":
+        return find(name).Options
     if name not in known:
-        raise unknown(f"--{kind}", name, known, " (or the path of a file or folder)" if kind == "data" else "")
+        raise unknown(f"--{kind}", name, known)
     return known[name]
 
 
-def unknown(what: str, name: str, known: Sequence[str] | dict, more: str = "") -> UserError:
-    near = difflib.get_close_matches(name, list(known), 1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    return UserError(f"{what} {name}: unknown{hint} Known: {', '.join(known)}{more}".replace("unknown Known", "unknown. Known"))
+def unknown(what: str, name: str, known: Iterable[str]) -> UserError:
+    known = list(known)
+    near = difflib.get_close_matches(name, known, 1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return UserError(f"{what} {name}: no such name; {hint}known: {', '.join(known)}")
 
 
 def resolve(given: dict[str, Any], defaults: dict[str, Any]) -> Config:
@@ -186,8 +183,6 @@ def unused(name: str, run: RunOptions) -> UserError:
         kind: [c for c, options in components(kind).items() if name in {dashed(f.name) for f in fields(options)}]
         for kind in KINDS
     }
-    if name in {dashed(f.name) for f in fields(path_options())}:
-        users["data"].append("PATH")
     users = {kind: names for kind, names in users.items() if names}
     if users:
         by = " or ".join(f"--{kind} {'|'.join(names)}" for kind, names in users.items())
@@ -204,7 +199,6 @@ def every_options() -> Iterator[type]:
     yield RunOptions
     for kind in KINDS:
         yield from components(kind).values()
-    yield path_options()
 
 
 def build(options: type, values: dict[str, Any]) -> Any:

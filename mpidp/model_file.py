@@ -2,7 +2,7 @@
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,9 @@ import safetensors
 from safetensors.numpy import save_file
 
 from mpidp.arrays import to_host
-from mpidp.config import Config, resolve
-from mpidp.data import Schema, tokenizer_from_json
+from mpidp.config import Config, build, dashed
+from mpidp.data import Schema
+from mpidp.data.tokenizer import tokenizer_from_json
 from mpidp.errors import UserError
 from mpidp.models import MODELS
 from mpidp.nn import Model
@@ -23,7 +24,7 @@ class Saved:
     """A model read back, with what it was trained on."""
 
     model: Model
-    config: Config
+    options: dict[str, Any]
     schema: Schema
     tokenizer: Any
 
@@ -57,12 +58,19 @@ def load_model(run: Path) -> Saved:
         schema = Schema(**{**schema, "inputs": tuple(schema["inputs"])})
     except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
         raise UserError(f"{path}: not a model that mpidp wrote, or damaged ({error})") from None
-    config = resolve(options, {})
-    model = MODELS[config.run.model].build(config.model, schema, np.dtype(config.run.dtype))
+    model = rebuild(options, schema)
     model.bind(np.zeros(model.size, model.dtype), np.zeros(model.size, model.dtype))
     for p in model.parameters:
         if p.name not in tensors or tensors[p.name].shape != p.shape:
             raise UserError(f"{path}: tensor {p.name} of shape {p.shape} is missing or of another shape")
         p.value[...] = tensors[p.name]
     tokenizer = tokenizer_from_json(metadata["tokenizer"]) if "tokenizer" in metadata else None
-    return Saved(model, config, schema, tokenizer)
+    return Saved(model, options, schema, tokenizer)
+
+
+def rebuild(options: dict[str, Any], schema: Schema) -> Model:
+    """The model that these flat options describe (those of data, strategy and so on do not matter here)."""
+    spec = MODELS[options["model"]]
+    own = {dashed(f.name) for f in fields(spec.Options)}
+    chosen = build(spec.Options, {name: value for name, value in options.items() if name in own})
+    return spec.build(chosen, schema, np.dtype(options["dtype"]))

@@ -62,6 +62,11 @@ class Optimizer:
             self._scratch = [np.empty(length, self.dtype) for _ in range(self.scratch_count)]
             self._cuts: dict[tuple[int, int], list[Block]] = {}
 
+    @classmethod
+    def state_vectors(cls, options: Any) -> int:
+        """How many flat vectors of state it keeps: what it needs of memory beside parameters and gradient."""
+        return len(cls.state_names)
+
     def step(self, params: Array, grads: Array, lo: int, lr: float, t: int, scale: float = 1.0) -> None:
         """Update number t = 1, 2, ... of `params`, in place: the views [lo, lo + len) of the model's flat vectors.
 

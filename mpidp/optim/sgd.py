@@ -46,6 +46,10 @@ class SGD(Optimizer):
         self._decay = np.array(options.weight_decay, self.dtype)
         self._rate, self._ahead, self._scale, self._keep = (np.empty((), self.dtype) for _ in range(4))
 
+    @classmethod
+    def state_vectors(cls, options: SGDOptions) -> int:
+        return 1 if options.momentum else 0
+
     def step(self, params: Array, grads: Array, lo: int, lr: float, t: int, scale: float = 1.0) -> None:
         if self.on_device:
             from mpidp.optim import cupy_kernels

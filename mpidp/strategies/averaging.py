@@ -60,6 +60,10 @@ class Averaging(Strategy):
         self.samples = 0  # m_r
         self.total = 0  # m
 
+    @classmethod
+    def extra_vectors(cls, options: AveragingOptions) -> int:
+        return 2 if options.outer_momentum else 1
+
     def start(self) -> None:
         super().start()
         self.anchor[...] = self.params

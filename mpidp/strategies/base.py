@@ -72,6 +72,11 @@ class Strategy:
         """How many ranks hold samples: ranks 0 .. workers - 1. Raises UserError where `ranks` is too small."""
         return ranks
 
+    @classmethod
+    def extra_vectors(cls, options: Any) -> int:
+        """How many vectors of n elements it keeps beside `params`, `grads` and the optimizer's state."""
+        return 0
+
     def allocate(self) -> tuple[Array, Array]:
         """The two flat vectors, `params` and `grads`, in the memory that this strategy wants."""
         size = self.setup.size

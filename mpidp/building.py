@@ -1,0 +1,136 @@
+"""From options to the parts of a run: data, split, model, strategy."""
+
+import socket
+from pathlib import Path
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import threadpoolctl
+
+from mpidp import checkpoint
+from mpidp.arrays import Array
+from mpidp.collectives import AUTO, COLLECTIVES, fastest
+from mpidp.comm import Communicator
+from mpidp.comm.world import require_same, together
+from mpidp.config import Config
+from mpidp.data import Data, Request
+from mpidp.data import load as load_data
+from mpidp.data.split import SPLITS, Split
+from mpidp.errors import UserError
+from mpidp.machine import cores, memory_available
+from mpidp.models import MODELS
+from mpidp.nn import Model
+from mpidp.optim import OPTIMIZERS, SCHEDULES
+from mpidp.strategies import STRATEGIES, Setup, Step, Strategy
+from mpidp.strategies.base import unprefixed
+from mpidp.workspace import Resumed
+
+
+@dataclass
+class Job:
+    """All parts of a run, on this rank."""
+
+    config: Config
+    comm: Communicator  # for control: options, losses, evaluation; the strategy has one of its own
+    data: Data
+    split: Split
+    model: Model
+    strategy: Strategy
+    schedule: Any
+    steps: int
+    collective: str | None
+    calibration: dict[str, float]  # seconds of each route where the fastest was to be found
+
+    def batch(self, t: int) -> tuple[Step, Array, Array, np.ndarray]:
+        """This rank's part of the global batch of step t: (step, x, y, slots in the global batch)."""
+        epoch, turn = divmod(t - 1, self.split.steps_per_epoch)
+        indices, slots = np.empty(0, np.int64), np.empty(0, np.int64)
+        if self.strategy.worker is not None:
+            indices, slots = self.split.part(epoch, turn, self.strategy.worker)
+        step = Step(t, len(indices), self.split.batch_count(epoch, turn), self.schedule(t))
+        return step, *self.data.train.batch(indices), slots
+
+    def save(self, folder: Path, t: int, facts: dict[str, Any]) -> str | None:
+        """Write a checkpoint of step t; None, or why it could not be written."""
+        keep = self.config.run.keep_checkpoints
+        return checkpoint.save(self.comm, folder / "checkpoints", t, self.strategy.saved(), facts, keep)
+
+    def load(self, resumed: Resumed) -> int:
+        """Take up the state of a checkpoint; its step."""
+        arrays = checkpoint.load(self.comm, resumed.path, resumed.manifest)
+        self.strategy.params[...] = self.model.xp.asarray(arrays["params"])
+        self.strategy.load_state(unprefixed("state", arrays))
+        return resumed.manifest["step"]
+
+
+def build(config: Config, comm: Communicator, resumed: Resumed | None = None) -> Job:
+    """Load the data, split it over the workers, build the model, and hand both to the strategy.
+
+    A resumed run takes the route that it took before, however fast it is now, to get the same bits. Raises SharedError on every rank for whatever does not fit together.
+    """
+    run = config.run
+    comm.timeout = run.timeout
+    pin_threads(run.threads, comm)
+    dtype = np.dtype(run.dtype)
+    strategy_type = STRATEGIES[run.sync]
+    workers = together(comm, lambda: strategy_type.count_workers(comm.size, config.sync))
+    request = Request(
+        dtype=dtype,
+        seed=run.seed,
+        context=getattr(config.model, "context", None),
+        validation_fraction=run.validation_fraction,
+    )
+    data = together(comm, lambda: load_data(run.data, config.data, request))
+    require_same(comm, {"training data (hash)": data.fingerprint()})
+    split = together(comm, lambda: make_split(config, data, workers))
+    model = together(comm, lambda: MODELS[run.model].build(config.model, data.schema, dtype))
+    together(comm, lambda: require_memory(model, strategy_type, config, comm))
+    steps = run.steps or run.epochs * split.steps_per_epoch
+    sync = comm.Dup()
+    calibration: dict[str, float] = {}
+    collective = resumed.manifest["collective"] if resumed else run.collective
+    if strategy_type.uses_collective:
+        if collective == AUTO:
+            collective, calibration = fastest(comm.Dup(), model.size, np.empty(0, dtype))
+    optimizer = OPTIMIZERS[run.optimizer]
+    setup = Setup(
+        comm=sync,
+        size=model.size,
+        dtype=dtype,
+        xp=np,
+        optimizer=lambda lo, hi, like: optimizer(config.optimizer, model.parameters, lo, hi, like),
+        collective=COLLECTIVES[collective] if collective else None,
+        clip=run.clip,
+    )
+    strategy = together(comm, lambda: strategy_type(setup, config.sync))
+    model.bind(*strategy.allocate())
+    schedule = SCHEDULES[run.schedule](config.schedule, run.lr, steps)
+    return Job(config, comm, data, split, model, strategy, schedule, steps, collective, calibration)
+
+
+def make_split(config: Config, data: Data, workers: int) -> Split:
+    run = config.run
+    return SPLITS[run.split](
+        len(data.train), run.batch_size, workers, run.seed, data.train.labels, config.split
+    )
+
+
+def pin_threads(threads: int | None, comm: Communicator) -> None:
+    """BLAS threads of this rank: more ranks a node than one share its cores, so each gets one by default."""
+    threadpoolctl.threadpool_limits(threads or (len(cores()) if comm.size == 1 else 1))
+
+
+def require_memory(model: Model, strategy: type[Strategy], config: Config, comm: Communicator) -> None:
+    """Raise UserError where the flat vectors of the ranks on this host alone exceed its free memory."""
+    free = memory_available()
+    vectors = 2 + strategy.extra_vectors(config.sync) + OPTIMIZERS[config.run.optimizer].state_vectors(config.optimizer)
+    here = socket.gethostname()
+    ranks = comm.allgather(here).count(here)
+    need = vectors * model.size * model.dtype.itemsize * ranks
+    if free is not None and need > free:
+        raise UserError(
+            f"--model {config.run.model} has {model.size:,} parameters: {vectors} vectors of {config.run.dtype} for "
+            f"{ranks} rank(s) on {here} are {need / 2**30:.1f} GiB, more than the {free / 2**30:.1f} GiB that are "
+            "free: a smaller model, fewer ranks a host"
+        )

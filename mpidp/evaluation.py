@@ -1,0 +1,67 @@
+"""The merged model on the held-out samples, all workers at it."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from mpidp.building import Job
+from mpidp.comm import Communicator
+from mpidp.data import Dataset
+from mpidp.nn import Model
+from mpidp.strategies import Strategy
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Means over the whole validation set, each sample once; accuracy is None where the notion is void."""
+
+    loss: float
+    accuracy: float | None
+
+
+def score(job: Job, merge: bool = True) -> Scores:
+    """What the one merged model scores now; training goes on from where it was. merge=False: it is merged already."""
+    strategy = job.strategy
+    batch = max(1, job.config.run.batch_size // strategy.workers)
+    with merged(strategy) if merge else contextlib.nullcontext():
+        return evaluate(job.model, job.data.validation, job.comm, strategy.worker, strategy.workers, batch)
+
+
+def evaluate(model: Model, data: Dataset, comm: Communicator, worker: int | None, workers: int, batch: int) -> Scores:
+    """Worker w scores samples [w N // W, (w + 1) N // W), `batch` at a time; sums and counts are added over ranks.
+
+    Cost: one gather of four numbers.
+    """
+    n = len(data)
+    mine = range(0) if worker is None else range(worker * n // workers, (worker + 1) * n // workers)
+    loss = correct = judged = 0.0
+    for start in range(mine.start, mine.stop, batch):
+        x, y = data.batch(np.arange(start, min(start + batch, mine.stop)))
+        part_loss, part_correct = model.evaluate(x, y)
+        loss += part_loss
+        if part_correct is not None:
+            correct += part_correct
+            judged += len(x)
+    loss, correct, count, judged = comm.sum([loss, correct, len(mine), judged])
+    return Scores(loss / count, correct / judged if judged else None)
+
+
+@contextlib.contextmanager
+def merged(strategy: Strategy) -> Iterator[None]:
+    """Have the one merged model in `params` for a while, then this rank's own again."""
+    if strategy.replicated:
+        yield
+        return
+    params = strategy.params
+    own, one = params.copy(), params.copy()
+    traffic, seconds = strategy.comm.traffic.copy(), strategy.seconds_communication
+    strategy.merge(one)
+    # What it costs to look at the model is no part of what it costs to train it.
+    strategy.comm.traffic, strategy.seconds_communication = traffic, seconds
+    params[...] = one
+    try:
+        yield
+    finally:
+        params[...] = own

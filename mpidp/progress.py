@@ -1,0 +1,206 @@
+"""How far a run is, what it has cost, and what it tells at its end."""
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mpidp.arrays import to_host
+from mpidp.building import Job
+from mpidp.model_file import save_model
+from mpidp.report import Report
+from mpidp.sampling import generate
+from mpidp.strategies import Step
+from mpidp.workspace import Resumed
+
+if TYPE_CHECKING:
+    from mpidp.evaluation import Scores
+
+
+class Progress:
+    """Losses, times and traffic of a run; rank 0 shows and writes them."""
+
+    def __init__(self, job: Job, folder: Path, resumed: Resumed | None):
+        self.job, self.folder = job, folder
+        self.resumed = resumed
+        self.tokens = job.data.schema.inputs[0] if job.data.schema.kind == "tokens" else None
+        self.report = Report(job.comm.rank == 0, job.steps, folder, "tokens" if self.tokens else "samples")
+        self.started = time.perf_counter()
+        self.seconds = 0.0  # inside training steps
+        self.samples = 0  # worked on by all ranks in these seconds
+        self.loss, self.count = 0.0, 0  # of this rank, since the last logged step
+        self.logged_at = (0.0, 0)  # (seconds, samples) then
+        self.last: dict[str, Any] = {}
+        self.before: dict[str, Any] = {}
+
+    def begin(self, done: int, scores: "Scores") -> None:
+        """Say what runs; `scores`: of the model before the first step."""
+        job, config = self.job, self.job.config
+        self.done = done
+        facts = self.resumed.manifest if self.resumed else {}
+        self.before = facts.get("before") or {"validation_loss": scores.loss, "validation_accuracy": scores.accuracy}
+        self.report.keep_metrics_until(done)
+        ranks = f"{job.comm.size} rank{'s' * (job.comm.size > 1)}"
+        if job.strategy.workers < job.comm.size:
+            ranks += f" ({job.strategy.workers} workers, {job.comm.size - job.strategy.workers} servers)"
+        route = f" by {job.collective}" if job.collective else ""
+        if job.calibration:
+            times = ", ".join(f"{name} {1e3 * s:.3g} ms" for name, s in job.calibration.items())
+            route += f" (auto: {times})"
+        say = self.report.say
+        say(
+            f"{config.run.model}, {job.model.size:,} parameters, on {config.run.data} "
+            f"({len(job.data.train):,} samples to train, {len(job.data.validation):,} held out); "
+            f"{ranks}, {config.run.sync}{route}"
+        )
+        begins = f"goes on after step {done}" if done else f"validation loss {scores.loss:.4f}"
+        epochs = job.steps / job.split.steps_per_epoch
+        say(f"{job.steps} steps of {config.run.batch_size} samples ({epochs:.3g} epochs), into {self.folder}; {begins}")
+        self.report.begin(done)
+
+    @contextlib.contextmanager
+    def stepping(self) -> Iterator[None]:
+        """Count the time inside as that of training."""
+        began = time.perf_counter()
+        yield
+        self.seconds += time.perf_counter() - began
+
+    def step(self, step: Step, loss: float) -> None:
+        """A step is done; `loss`: summed over this rank's samples."""
+        self.loss += loss
+        self.count += step.samples
+        self.samples += step.total
+        self.report.advance(step.t)
+        run = self.job.config.run
+        saving = run.checkpoint_every and step.t % run.checkpoint_every == 0
+        if step.t % run.log_every == 0 or saving or step.t == self.job.steps:
+            self.log(step)
+
+    def log(self, step: Step) -> None:
+        """The mean loss of all samples since the last logged step, over all ranks."""
+        loss, count = self.job.comm.sum([self.loss, self.count])
+        seconds, samples = self.seconds - self.logged_at[0], self.samples - self.logged_at[1]
+        rate = samples * (self.tokens or 1) / max(seconds, 1e-9)
+        self.last = {
+            "step": step.t,
+            "epoch": round(step.t / self.job.split.steps_per_epoch, 4),
+            "train_loss": loss / count,
+            "lr": step.lr,
+            "seconds": round(self.seconds, 6),
+            "per_second": round(rate, 3),
+        }
+        self.report.metrics(self.last)
+        self.loss, self.count, self.logged_at = 0.0, 0, (self.seconds, self.samples)
+
+    def scored(self, t: int, scores: "Scores") -> None:
+        """An evaluation on the way."""
+        line = {"step": t, "validation_loss": scores.loss}
+        if scores.accuracy is not None:
+            line["accuracy"] = scores.accuracy
+        self.report.evaluation(line)
+
+    def facts(self) -> dict[str, Any]:
+        """What a resumed run must know of this one beside its state."""
+        return {"collective": self.job.collective, "before": self.before, "last": self.last}
+
+    def saved(self, t: int, error: str | None) -> None:
+        """A checkpoint was written, or could not be."""
+        if error is not None:
+            self.report.say(f"warning: no checkpoint at step {t}: {error}; training goes on")
+
+    def finish(self, scores: "Scores") -> dict[str, Any]:
+        """Write the merged model and the summary; the summary."""
+        job, config = self.job, self.job.config
+        self.report.end()
+        summary = self.summary(scores)
+        if job.comm.rank == 0:
+            save_model(self.folder / "model.safetensors", job.model, config, job.data.schema, job.data.tokenizer)
+            write_whole(self.folder / "summary.json", json.dumps(summary, indent=1))
+            text = None
+            if job.data.tokenizer is not None and self.tokens:
+                text = sample(job, self.tokens)
+            self.report.summary(summary, text)
+            if config.run.json:
+                print(json.dumps(summary), flush=True)
+        job.comm.Barrier()  # no rank ends, and so ends the job for some launchers, before the model is written
+        return summary
+
+    def summary(self, scores: "Scores") -> dict[str, Any]:
+        job, run, strategy = self.job, self.job.config.run, self.job.strategy
+        traffic = strategy.comm.traffic
+        ours = [traffic.messages, traffic.bytes, self.seconds, strategy.seconds_communication, traffic.seconds_waiting]
+        ours.append(hashlib.sha256(to_host(job.model.params).tobytes()).hexdigest())
+        everyone = list(zip(*job.comm.allgather(ours), strict=True))
+        messages, sent, seconds, communication, waiting, hashes = everyone
+        if len(set(hashes)) > 1:
+            raise AssertionError(f"the merged model differs between ranks: {hashes}")
+        workers = range(strategy.workers)
+        rate = self.samples / max(self.seconds, 1e-9)
+        facts = {
+            "model": run.model,
+            "data": run.data,
+            "split": run.split,
+            "sync": run.sync,
+            "collective": job.collective,
+            "ranks": job.comm.size,
+            "workers": strategy.workers,
+            "parameters": job.model.size,
+            "dtype": run.dtype,
+            "batch_size": run.batch_size,
+            "steps": job.steps,
+            "epochs": job.steps / job.split.steps_per_epoch,
+            "samples": self.samples,
+            "shard_sizes": [int(n) for n in job.split.shard_sizes()],
+            "seconds": self.seconds,
+            "seconds_total": time.perf_counter() - self.started,
+            "samples_per_second": rate,
+            **({"tokens_per_second": rate * self.tokens} if self.tokens else {}),
+            "train_loss": self.last.get("train_loss"),
+            "validation_loss_before": self.before["validation_loss"],
+            "validation_loss": scores.loss,
+            "accuracy": scores.accuracy if job.data.schema.kind == "classes" else None,
+            "weight_error": weight_error(job),
+            "messages_sent": list(messages),
+            "bytes_sent": list(sent),
+            "seconds_compute": np.mean([seconds[w] - communication[w] for w in workers]),
+            "seconds_communication": np.mean([communication[w] - waiting[w] for w in workers]),
+            "seconds_waiting": np.mean([waiting[w] for w in workers]),
+            "seconds_waiting_by_rank": list(waiting),
+            "params_sha256": hashes[0],
+            "resumed_from": self.done or None,
+            "run_dir": str(self.folder),
+        }
+        return {name: value for name, value in facts.items() if value is not None or name == "resumed_from"}
+
+
+def weight_error(job: Job) -> float | None:
+    """‖θ - θ*‖ / ‖θ*‖ of the merged weights and bias from the exact solution θ*, where the data knows one."""
+    truth = job.data.truth
+    if not truth:
+        return None
+    found = {p.name: to_host(job.model.params[p.lo : p.hi]).astype(np.float64) for p in job.model.parameters}
+    if found.keys() != truth.keys():
+        return None  # another model than the linear one
+    off = np.concatenate([found[name] - truth[name].ravel() for name in truth])
+    return float(np.linalg.norm(off) / np.linalg.norm(np.concatenate([t.ravel() for t in truth.values()])))
+
+
+def sample(job: Job, context: int) -> str:
+    """What the merged model writes after the first words of the held-out text."""
+    x, _ = job.data.validation.batch(np.array([0]))
+    prompt = x[0, : min(16, context // 2)]
+    ids = generate(job.model, prompt, 200, context, seed=job.config.run.seed)
+    return job.data.tokenizer.decode(prompt) + "│" + job.data.tokenizer.decode(ids)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that, at any moment, it is the old one or the new one."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text + "\n", encoding="utf-8")
+    os.replace(partial, path)

@@ -1,0 +1,149 @@
+"""What a run tells: a progress bar on a terminal, lines where there is none, metrics.jsonl, the summary."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+LAUNCHERS = ("mpirun", "mpiexec", "hydra", "prterun", "orterun", "srun")
+
+
+def terminal() -> tuple[bool, int]:
+    """(whether standard output ends in a terminal, its width in columns).
+
+    Under mpirun a rank writes into a pipe; what counts is where the launcher's own output goes.
+    """
+    if sys.stdout.isatty():
+        return True, os.get_terminal_size(sys.stdout.fileno()).columns
+    pid = os.getppid()
+    try:
+        for _ in range(4):
+            name = Path(f"/proc/{pid}/comm").read_text()
+            if name.startswith(LAUNCHERS):
+                target = os.open(f"/proc/{pid}/fd/1", os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
+                try:
+                    if os.isatty(target):
+                        return True, os.get_terminal_size(target).columns
+                finally:
+                    os.close(target)
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except (OSError, ValueError):
+        pass  # no /proc, or a launcher on another host: there is no terminal that we could know of
+    return False, 100
+
+
+class Report:
+    """Rank 0's voice; on every other rank a silent one."""
+
+    def __init__(self, speaks: bool, steps: int, run_dir: Path, unit: str):
+        self.speaks = speaks
+        self.steps = steps
+        self.unit = unit
+        self.path = run_dir / "metrics.jsonl"
+        self.lines_shown = 0
+        is_terminal, width = terminal() if speaks else (False, 100)
+        self.console = Console(quiet=not speaks, force_terminal=is_terminal, width=max(width, 60), highlight=False)
+        self.progress: Progress | None = None
+        if speaks and is_terminal:
+            self.progress = Progress(
+                TextColumn("training"),
+                BarColumn(),
+                TextColumn("{task.completed}/{task.total}  loss {task.fields[loss]}  {task.fields[rate]}"),
+                TimeRemainingColumn(),
+                console=self.console,
+                transient=True,
+            )
+
+    def say(self, text: str) -> None:
+        self.console.print(text, markup=False, soft_wrap=True)
+
+    def begin(self, done: int) -> None:
+        if self.progress is not None:
+            self.task = self.progress.add_task("", total=self.steps, completed=done, loss="-", rate="")
+            self.progress.start()
+
+    def advance(self, step: int) -> None:
+        if self.progress is not None:
+            self.progress.update(self.task, completed=step)
+
+    def metrics(self, line: dict[str, Any]) -> None:
+        """A logged step: a line of metrics.jsonl, the bar's figures, or now and then a line on the screen."""
+        if not self.speaks:
+            return
+        self.append(line)
+        rate = f"{thousands(line['per_second'])} {self.unit}/s"
+        if self.progress is not None:
+            self.progress.update(self.task, loss=f"{line['train_loss']:.4f}", rate=rate)
+        elif line["step"] * 10 >= self.steps * (self.lines_shown + 1):
+            self.lines_shown = line["step"] * 10 // self.steps
+            self.say(f"step {line['step']:>6}/{self.steps}  loss {line['train_loss']:.4f}  {rate}")
+
+    def evaluation(self, line: dict[str, Any]) -> None:
+        """An evaluation on the way."""
+        if self.speaks:
+            self.append(line)
+            self.say(f"step {line['step']:>6}/{self.steps}  validation loss {line['validation_loss']:.4f}")
+
+    def append(self, line: dict[str, Any]) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def end(self) -> None:
+        if self.progress is not None:
+            self.progress.stop()
+
+    def keep_metrics_until(self, step: int) -> None:
+        """Drop what a run that was cut off had logged after the checkpoint that is resumed from."""
+        if self.speaks and self.path.exists():
+            lines = [line for line in self.path.read_text().splitlines() if line.endswith("}")]
+            kept = [line for line in lines if json.loads(line)["step"] <= step]
+            self.path.write_text("".join(line + "\n" for line in kept))
+
+    def summary(self, facts: dict[str, Any], sample: str | None) -> None:
+        """The table at the end."""
+        table = Table(show_header=False, box=None, padding=(0, 2))
+        table.add_column(style="bold")
+        table.add_column()
+        for name, value in summary_rows(facts):
+            table.add_row(name, value)
+        self.console.print()
+        self.console.print(table)
+        if sample is not None:
+            self.console.print("\n[bold]  sample of the merged model[/bold]")
+            for line in sample.splitlines():
+                self.say("    " + line)
+
+
+def summary_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    """(what, figures) for people; `summary.json` has the same in full."""
+    rows = [("validation loss", f"{facts['validation_loss_before']:.4f} → {facts['validation_loss']:.4f}")]
+    if facts.get("accuracy") is not None:
+        rows.append(("accuracy", f"{100 * facts['accuracy']:.2f} % of the validation set"))
+    if facts.get("weight_error") is not None:
+        rows.append(("weight error", f"{facts['weight_error']:.2e} from the least-squares solution (relative)"))
+    rate = f"{thousands(facts['samples_per_second'])} samples/s"
+    if "tokens_per_second" in facts:
+        rate += f", {thousands(facts['tokens_per_second'])} tokens/s"
+    rows.append(("speed", f"{rate}; {facts['steps']} steps in {facts['seconds']:.1f} s"))
+    parts = {
+        "compute": facts["seconds_compute"],
+        "communication": facts["seconds_communication"],
+        "waiting": facts["seconds_waiting"],
+    }
+    whole = max(sum(parts.values()), 1e-9)
+    rows.append(("time of rank 0", ", ".join(f"{name} {100 * s / whole:.0f} %" for name, s in parts.items())))
+    sent = [f"{min(values)}" if len(set(values)) == 1 else f"{min(values)} to {max(values)}"
+            for values in (facts["messages_sent"], facts["bytes_sent"])]  # fmt: skip
+    rows.append(("sent by a rank", f"{sent[0]} messages, {sent[1]} bytes"))
+    rows.append(("params SHA-256", facts["params_sha256"]))
+    rows.append(("merged model", f"{facts['run_dir']}/model.safetensors"))
+    return rows
+
+
+def thousands(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -1,0 +1,70 @@
+"""Split, train, sync, merge: `mpirun -n P python -m mpidp.train`.
+
+`train` below is the whole program. What it calls: `building.py` makes data, split, model and strategy from the
+options; `strategies/` hold sync and merge; `evaluation.py` scores the merged model; `progress.py` tells of it all.
+"""
+
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mpidp.building import build
+from mpidp.comm import Communicator
+from mpidp.comm.world import guarded
+from mpidp.commandline import wants_help
+from mpidp.config import Config
+from mpidp.errors import RunError
+from mpidp.evaluation import score
+from mpidp.progress import Progress
+from mpidp.workspace import Resumed, configure
+
+
+def train(config: Config, comm: Communicator, folder: Path, resumed: Resumed | None) -> dict[str, Any]:
+    """Run the job that `config` describes on the ranks of `comm`; its summary, the same on every rank."""
+    run = config.run
+    job = build(config, comm, resumed)  # every worker has its shard of the samples, a model, and the strategy
+    model, strategy = job.model, job.strategy
+    progress = Progress(job, folder, resumed)
+
+    model.initialise(run.seed)
+    strategy.start()  # replicas equal
+    done = job.load(resumed) if resumed else 0
+    progress.begin(done, score(job))
+
+    for t in range(done + 1, job.steps + 1):
+        with progress.stepping():
+            step, x, y, slots = job.batch(t)  # this rank's part of the global batch
+            loss = model.gradients(
+                x, y, strategy.scale(step), strategy.ready,
+                key=(run.seed, t), slots=slots, micro_batch=run.micro_batch,
+            )  # fmt: skip
+            if not math.isfinite(loss):
+                raise RunError(f"the loss on rank {comm.rank} is {loss} at step {t}: lower --lr, or set --clip")
+            strategy.step(step)  # sync
+        progress.step(step, loss)
+        if run.eval_every and t % run.eval_every == 0 and t < job.steps:
+            progress.scored(t, score(job))
+        if run.checkpoint_every and t % run.checkpoint_every == 0:
+            progress.saved(t, job.save(folder, t, progress.facts()))
+
+    strategy.merge(strategy.params)  # one model, the same bits on every rank
+    return progress.finish(score(job, merge=False))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    return guarded(lambda comm: run(comm, arguments))
+
+
+def run(comm: Communicator, arguments: Sequence[str]) -> int:
+    if wants_help(arguments, speaks=comm.rank == 0):
+        return 0
+    config, folder, resumed = configure(comm, arguments)
+    train(config, comm, folder, resumed)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,108 @@
+"""The run directory, and how a run or a resumed run begins in it."""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mpidp import __version__, checkpoint
+from mpidp.commandline import parse, read_toml
+from mpidp.comm import Communicator
+from mpidp.comm.world import SharedError, require_same, together
+from mpidp.config import MAY_CHANGE, Config, resolve
+from mpidp.errors import UserError
+
+
+@dataclasses.dataclass
+class Resumed:
+    """The checkpoint that a run goes on from."""
+
+    path: Path
+    manifest: dict[str, Any]
+
+
+def configure(comm: Communicator, arguments: Sequence[str]) -> tuple[Config, Path, Resumed | None]:
+    """The run's options, the same on all ranks, its directory, and the checkpoint if it is to be resumed.
+
+    Raises SharedError, on every rank, where the options are wrong, differ between ranks, or the directory holds
+    another run or cannot be written.
+    """
+    given, file, preset = together(comm, lambda: parse(arguments))
+    require_same(comm, {"the version of mpidp": __version__} | {f"--{k}": v for k, v in (preset | file | given).items()})
+    user = file | given
+    defaults = preset
+    resuming = bool(user.get("resume"))
+    if resuming:
+        recorded = from_rank_0(comm, lambda: recorded_options(user))
+        defaults = preset | recorded
+    config = together(comm, lambda: resolve(user, defaults))
+    if resuming:
+        together(comm, lambda: refuse_changes(config, recorded))
+    folder = Path(from_rank_0(comm, lambda: str(prepare(config, resuming))))
+    config.run.run_dir = str(folder)
+    if not resuming:
+        return config, folder, None
+    path, manifest = from_rank_0(comm, lambda: found(folder))
+    return config, folder, Resumed(Path(path), manifest)
+
+
+def from_rank_0(comm: Communicator, body: Any) -> Any:
+    """What `body()` gives on rank 0 (JSON-able), on every rank; its UserError ends all of them."""
+    value = together(comm, lambda: body() if comm.rank == 0 else None)
+    return comm.bcast(value)
+
+
+def recorded_options(user: dict[str, Any]) -> dict[str, Any]:
+    """The options in the run directory's config.toml."""
+    if "run-dir" not in user:
+        raise UserError("--resume needs --run-dir DIR, the directory of the run to go on with")
+    path = Path(user["run-dir"]) / "config.toml"
+    if not path.is_file():
+        raise UserError(f"--resume: {path} does not exist, so there is no run to go on with; leave --resume out")
+    recorded = read_toml(path)
+    return {name: value for name, value in recorded.items() if name not in ("resume", "run-dir")}
+
+
+def refuse_changes(config: Config, recorded: dict[str, Any]) -> None:
+    """Raise UserError where a resumed run would train something else than the run in its directory."""
+    now = config.flat()
+    for name in sorted(now.keys() | recorded.keys()):
+        if name not in MAY_CHANGE and now.get(name) != recorded.get(name):
+            raise UserError(
+                f"--resume: the run in {config.run.run_dir} was started with --{name} {recorded.get(name)}, "
+                f"not {now.get(name)}: give the same, or start a new run in another --run-dir"
+            )
+
+
+def prepare(config: Config, resuming: bool) -> Path:
+    """The run directory, made where it is not there yet, with config.toml in it."""
+    name = f"{config.run.model}-{config.run.sync}-{time.strftime('%Y%m%d-%H%M%S')}"
+    folder = Path(config.run.run_dir) if config.run.run_dir else unused(Path("runs") / name)
+    if not resuming and any((folder / file).exists() for file in ("config.toml", "summary.json", "model.safetensors")):
+        raise UserError(f"--run-dir {folder} holds a run already: add --resume to go on with it, or name another")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        config.run.run_dir = str(folder)
+        if not resuming:
+            (folder / "config.toml").write_text(config.to_toml(), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"--run-dir {folder}: cannot be written: {error.strerror}") from None
+    return folder
+
+
+def unused(folder: Path) -> Path:
+    """`folder`, or with a number behind it where it exists: two runs may start in the same second."""
+    candidate, number = folder, 1
+    while candidate.exists():
+        number += 1
+        candidate = folder.with_name(f"{folder.name}-{number}")
+    return candidate
+
+
+def found(folder: Path) -> tuple[str, dict[str, Any]]:
+    path, manifest = checkpoint.latest(folder / "checkpoints")
+    return str(path), manifest
+
+
+__all__ = ["Resumed", "SharedError", "configure"]
