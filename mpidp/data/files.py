@@ -47,36 +47,31 @@ def map_bytes(path: Path) -> np.ndarray:
 
 def load_array(path: Path) -> np.ndarray:
     """The array in a `.npy` file, mapped; Python objects (pickle) are refused, not run."""
-    with reading(path):
-        if os.path.getsize(path) == 0:
-            raise UserError(f"{path}: the file is empty")
-        try:
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, EOFError) as error:
-            raise UserError(_refusal(path, "a .npy", error)) from None
-    if not isinstance(array, np.ndarray):
-        raise UserError(f"{path}: not a .npy file but a .npz: name it so")
-    return np.asarray(array)
+    with _numpy_file(path, b"\x93NUMPY", "a .npy"):
+        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:
     """The arrays in a `.npz` file by name; Python objects (pickle) are refused, not run."""
+    with _numpy_file(path, b"PK", "a .npz"), np.load(path, allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}
+
+
+@contextmanager
+def _numpy_file(path: Path, magic: bytes, kind: str) -> Iterator[None]:
+    """Looks at the first bytes: NumPy takes whatever it does not know for a pickle. Then as `reading`."""
     with reading(path):
-        if os.path.getsize(path) == 0:
+        with open(path, "rb") as file:
+            start = file.read(len(magic))
+        if not start:
             raise UserError(f"{path}: the file is empty")
+        if start != magic:
+            raise UserError(f"{path}: not {kind} file: it begins with {start.hex(' ')}, not {magic.hex(' ')}")
         try:
-            archive = np.load(path, allow_pickle=False)
-            if isinstance(archive, np.ndarray):
-                raise UserError(f"{path}: not a .npz file but a .npy: name it so")
-            with archive:
-                return {name: archive[name] for name in archive.files}
+            yield
         except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise UserError(_refusal(path, "a .npz", error)) from None
-
-
-def _refusal(path: Path, kind: str, error: Exception) -> str:
-    if "pickled data" in str(error):  # NumPy takes whatever it does not know for a pickle
-        return f"{path}: not {kind} file (a pickle would not be loaded either: it could run code)"
-    if "object" in str(error).lower():
-        return f"{path}: holds Python objects (pickle), which could run code: save plain arrays of numbers"
-    return f"{path}: not {kind} file, or damaged: {error}"
+            if "object" in str(error).lower():
+                raise UserError(
+                    f"{path}: holds Python objects (pickle), which could run code: save plain arrays of numbers"
+                ) from None
+            raise UserError(f"{path}: damaged {kind[2:]} file: {' '.join(str(error).split())}") from None

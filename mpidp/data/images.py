@@ -47,11 +47,13 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
             f"00 00 08 {dimensions:02x}: not such a file, or damaged"
         )
     start = 4 + 4 * dimensions
-    shape = tuple(int(n) for n in np.frombuffer(content[4:start], ">u4"))
-    if len(shape) < dimensions or len(content) - start != math.prod(shape):
+    header = content[4:start].ljust(start - 4, b"\0")
+    shape = tuple(int(n) for n in np.frombuffer(header, ">u4"))
+    follow = len(content) - start
+    if follow < 0 or follow != math.prod(shape):
         raise UserError(
-            f"{path}: its header says {' x '.join(map(str, shape))} bytes, {max(0, len(content) - start)} follow: "
-            "truncated or damaged; fetch it again"
+            f"{path}: its header says {' x '.join(map(str, shape))} bytes, {max(0, follow)} follow: truncated or "
+            "damaged; fetch it again"
         )
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 

@@ -66,8 +66,8 @@ def table_data(
 
     x: (N, F) or (N,) features, which are standardised, x ← (x - mean) / std over the training part (columns
     that do not vary are only centred); or (N, height, width[, channels]) images, multiplied by `scale` (uint8
-    ones: 1/255). y: (N,) classes 0 … K-1, or (N,) or (N, K) values. Raises UserError for wrong shapes, what
-    is not a number, gaps in the classes, fewer than 2 rows.
+    ones: 1/255). y: (N,) classes 0 … K-1, or (N,) or (N, K) values. `place` names a cell in messages.
+    Raises UserError for wrong shapes, what is not a number, gaps in the classes, too few rows.
     """
     place = place or _index
     parts = [_checked(name, part, place, suffix) for part, suffix in _named(train, test)]
@@ -78,15 +78,15 @@ def table_data(
                 f"{name}: test samples of shape {other_x.shape[1:]} with targets {other_y.shape[1:]} do not fit "
                 f"training samples of shape {x.shape[1:]} with targets {y.shape[1:]}"
             )
+    held_out = max(1, round(len(x) * request.validation_fraction))
+    if not others and held_out >= len(x):
+        raise UserError(
+            f"{name}: {len(x)} rows are too few for a training and a validation part "
+            f"(--validation-fraction {request.validation_fraction})"
+        )
     classes = _is_classes(task, y)
     outputs = _count_classes(name, parts, place) if classes else (y.shape[1] if y.ndim > 1 else 1)
     if not others:
-        held_out = max(1, round(len(x) * request.validation_fraction))
-        if held_out >= len(x):
-            raise UserError(
-                f"{name}: {len(x)} rows are too few for a training and a validation part "
-                f"(--validation-fraction {request.validation_fraction})"
-            )
         order = permutation(len(x), request.seed, _SHUFFLE)
         kept, tail = order[: len(x) - held_out], order[len(x) - held_out :]
         parts = [(x[kept], y[kept]), (x[tail], y[tail])]
@@ -166,12 +166,12 @@ def _count_classes(name: str, parts: list[Part], place: Place) -> int:
             known = f"0 ... {count - 1}" if count else "0, 1, 2, ..."
             raise UserError(f"{name}: {place('y' + suffix, (at,))} is {y[at]}, no class of {known}: {hint}")
         if not count:
-            present = np.unique(y).astype(np.int64)
+            present = np.unique(y)
             count = len(present)
             if present[-1] != count - 1:
                 gap = int(np.argmax(present != np.arange(count)))
                 raise UserError(
-                    f"{name}: labels reach {present[-1]}, but no sample is of class {gap}: {hint}"
+                    f"{name}: labels reach {float(present[-1]):.15g}, but no sample is of class {gap}: {hint}"
                 )
             if count < 2:
                 raise UserError(
