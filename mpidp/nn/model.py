@@ -73,7 +73,10 @@ class Model:
         self._dropouts = [layer for layer in self.layers if isinstance(layer, Dropout)]
         for index, dropout in enumerate(self._dropouts):
             dropout.index = index
-        self.stack[0].input_gradient = False
+        for layer in self.stack:  # neither the first layer with parameters nor any before it passes a gradient on
+            layer.input_gradient = False
+            if layer.parameters():
+                break
 
     def bind(self, params: Array, grads: Array) -> None:
         """Place the model on these two contiguous flat vectors (NumPy or CuPy, of `size` elements)."""
@@ -164,6 +167,8 @@ class Model:
             dropout.draw(key, slots)
         loss, dy = self.loss.value_and_gradient(self._forward(x), self.xp.asarray(y), scale)
         for layer, (lo, hi) in zip(reversed(self.stack), reversed(self.slices), strict=True):
+            if dy is None:
+                break
             dy = layer.backward(dy)
             if ready is not None and lo < hi:
                 ready(lo, hi)

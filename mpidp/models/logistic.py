@@ -1,0 +1,40 @@
+"""Logistic regression: two classes, one logit z = x w + b."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from mpidp.data.schema import Schema
+from mpidp.errors import UserError
+from mpidp.models.common import require
+from mpidp.nn.flatten import Flatten
+from mpidp.nn.layer import Layer, constant
+from mpidp.nn.linear import Linear
+from mpidp.nn.logistic import LogisticLoss
+from mpidp.nn.model import Model
+from mpidp.options import NoOptions
+
+Options = NoOptions
+
+DEFAULTS: dict[str, Any] = {
+    "data": "breast-cancer",
+    "optimizer": "sgd",
+    "lr": 0.1,
+    "schedule": "constant",
+    "batch-size": 32,
+    "epochs": 30,
+}
+
+
+def build(options: NoOptions, schema: Schema, dtype: Any = np.float32) -> Model:
+    """`weight` (F, 1) and `bias` (1), from 0; UserError for anything but two classes."""
+    require("logistic", schema, ("classes",), "choose --data breast-cancer, or another --model")
+    if schema.outputs != 2:
+        raise UserError(
+            f"--model logistic tells 2 classes apart, but this data has {schema.outputs}: choose --model mlp"
+        )
+    layers: list[Layer] = [Flatten()] if len(schema.inputs) > 1 else []
+    linear = Linear("linear", math.prod(schema.inputs), 1, constant(0.0))
+    linear.weight.name, linear.bias.name = "weight", "bias"
+    return Model([*layers, linear], LogisticLoss(), dtype)
