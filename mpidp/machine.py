@@ -154,9 +154,6 @@ def facts() -> dict[str, Any]:
     """What one rank tells the others about where it runs, as JSON-able values."""
     import mpidp
 
-    found = (
-        blas() if importlib.util.find_spec("numpy") and importlib.util.find_spec("threadpoolctl") else None
-    )
     return {
         "host": socket.gethostname(),
         "pid": os.getpid(),
@@ -164,7 +161,6 @@ def facts() -> dict[str, Any]:
         "installed_cores": os.cpu_count() or 1,
         "quota": core_quota(),
         "memory": memory_available(),
-        "blas_threads": found.threads if found else 1,
         "python": ".".join(map(str, sys.version_info[:3])),
         "mpidp": mpidp.__version__,
     }

@@ -1,7 +1,9 @@
 """`python -m mpidp.doctor`: alone, over ranks, and in set-ups that are broken."""
 
 import json
+import re
 
+import numpy as np
 import pytest
 
 from mpidp.comm import probe
@@ -131,7 +133,7 @@ def test_ranks_that_do_not_see_each_other_are_told_apart(tmp_path):
 
 def ranks(count: int, **changes) -> list[dict]:
     one = {"host": "a", "cores": [0, 1, 2, 3], "installed_cores": 4, "quota": None, "memory": 8 << 30}
-    one |= {"blas_threads": 1, "python": "3.12.1", "mpidp": "1", "library": "MPICH 5"} | changes
+    one |= {"python": "3.12.1", "mpidp": "1", "library": "MPICH 5"} | changes
     return [dict(one) for _ in range(count)]
 
 
@@ -162,11 +164,10 @@ def test_cores_are_counted_host_by_host():
     assert [f.status for f in surroundings.cores(ranks(4) + ranks(5, host="b"))] == [OK, WARNING]
 
 
-def test_blas_threads_against_cores():
-    assert surroundings.blas(ranks(4)).status == OK
-    finding = surroundings.blas(ranks(2, blas_threads=4))
-    assert finding.status == WARNING and "OMP_NUM_THREADS=2" in finding.mend
-    assert surroundings.blas(ranks(1, blas_threads=4)).status == OK
+def test_blas_is_named_with_its_threads():
+    finding = surroundings.blas()
+    assert finding.status == OK and f"NumPy {np.__version__} on " in finding.found
+    assert re.search(r", \d+ threads? here", finding.found)
 
 
 def test_versions_that_differ_name_the_ranks():

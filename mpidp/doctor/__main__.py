@@ -80,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
 def around(ranks: list[dict[str, Any]]) -> list[Finding]:
     return [
         *surroundings.cores(ranks),
-        surroundings.blas(ranks),
+        surroundings.blas(),
         surroundings.memory(ranks),
         *surroundings.shared_memory(),
         surroundings.devices(),

@@ -93,8 +93,8 @@ def cores(ranks: list[dict[str, Any]]) -> list[Finding]:
     return findings
 
 
-def blas(ranks: list[dict[str, Any]]) -> Finding:
-    """Which library computes NumPy's products, with how many threads for these cores?"""
+def blas() -> Finding:
+    """Which library computes NumPy's products, and with how many threads?"""
     if importlib.util.find_spec("threadpoolctl") is None or importlib.util.find_spec("numpy") is None:
         return Finding("BLAS", WARNING, "not looked at: that needs NumPy and threadpoolctl")
     library = machine.blas()
@@ -102,16 +102,9 @@ def blas(ranks: list[dict[str, Any]]) -> Finding:
     if library is None:
         mend = "pip install --force-reinstall numpy"
         return Finding("BLAS", WARNING, f"{numpy} shows no BLAS that is known to be fast", mend)
-    found = (
-        f"{numpy} on {library.name} {library.version} ({library.kernel}), {library.threads} threads a rank"
-    )
-    for host, mine in by_host(ranks).items():
-        there = len({core for rank in mine for core in rank["cores"]})
-        threads = sum(rank["blas_threads"] for rank in mine)
-        if len(mine) > 1 and threads > max(there, len(mine)):
-            mend = f"export OMP_NUM_THREADS={max(there // len(mine), 1)} before mpirun"
-            return Finding("BLAS", WARNING, f"{found}: {threads} threads on {there} cores of {host}", mend)
-    return Finding("BLAS", OK, found)
+    kernel = f"{library.name} {library.version} ({library.kernel})"
+    found = f"{numpy} on {kernel}, {library.threads} thread{'s' * (library.threads != 1)} here"
+    return Finding("BLAS", OK, f"{found}; mpidp.train gives each rank 1 where there are several (--threads)")
 
 
 def memory(ranks: list[dict[str, Any]]) -> Finding:
