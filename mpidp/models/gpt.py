@@ -1,12 +1,13 @@
 """GPT-2 (Radford et al. 2019): pre-norm transformer, learned positions, tanh GELU, output tied to the token table."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from mpidp.arrays import Array
+from mpidp.arrays import Array, to_host
 from mpidp.errors import UserError
 from mpidp.nn.activations import GELU
 from mpidp.nn.attention import CausalSelfAttention
@@ -47,6 +48,14 @@ class Options:
     vocabulary: int | None = option(None, "rows of the token table (default: what the data needs)", minimum=1)
     dropout: float = option(0.0, "probability of dropping an element", minimum=0.0, below=1.0)
 
+    def __post_init__(self) -> None:
+        """Fill in what the preset says, so that a record of these options says it all."""
+        for name, value in vars(SIZES[self.size]).items():
+            if getattr(self, name) is None:
+                setattr(self, name, value)
+        if self.width % self.heads:
+            raise UserError(f"--width {self.width} is not divisible by --heads {self.heads}")
+
 
 DEFAULTS: dict[str, Any] = {
     "data": "python-docs",
@@ -60,7 +69,10 @@ DEFAULTS: dict[str, Any] = {
 
 
 class Block(Layer):
-    """x ← x + attn(ln_1(x)); x ← x + mlp(ln_2(x)), mlp(x) = c_proj(GELU(c_fc(x))), both written over x (B, T, C)."""
+    """x ← x + attn(ln_1(x)); x ← x + mlp(ln_2(x)), mlp(x) = c_proj(GELU(c_fc(x))), both written over x (B, T, C).
+
+    dx = dy + (dx of each branch), written over dy. Dropout, if any, ends a branch; attention's probabilities have none.
+    """
 
     def __init__(self, name: str, width: int, heads: int, residual_std: float, dropout: float):
         small, residual = normal(0.02), normal(residual_std)
@@ -110,15 +122,11 @@ class Block(Layer):
 def build(options: Options, schema: Any, dtype: Any = np.float32) -> Model:
     """The model for these options and this data; UserError where they do not fit each other."""
     if schema.kind != "tokens":
-        raise UserError(f"--model gpt learns from text, but this data's kind is {schema.kind!r}: choose a text for --data")
-    size = SIZES[options.size]
-    layers, heads, width, context = (
-        getattr(size, name) if getattr(options, name) is None else getattr(options, name)
-        for name in ("layers", "heads", "width", "context")
-    )
-    vocabulary = options.vocabulary or size.vocabulary or schema.outputs
-    if width % heads:
-        raise UserError(f"--width {width} is not divisible by --heads {heads}")
+        raise UserError(
+            f"--model gpt learns from text, but this data's kind is {schema.kind!r}: choose a text for --data"
+        )
+    layers, heads, width, context = options.layers, options.heads, options.width, options.context
+    vocabulary = options.vocabulary or schema.outputs
     if vocabulary < schema.outputs:
         raise UserError(
             f"token ids up to {schema.outputs - 1}, but --vocabulary {vocabulary}: "
@@ -134,3 +142,41 @@ def build(options: Options, schema: Any, dtype: Any = np.float32) -> Model:
     stack += [Block(f"h.{i}", width, heads, residual_std, options.dropout) for i in range(layers)]
     stack += [LayerNorm("ln_f", width), TiedOutput(embedding.wte)]
     return Model(stack, SoftmaxCrossEntropy(), dtype)
+
+
+def generate(
+    model: Model,
+    ids: Sequence[int],
+    count: int,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    rng: np.random.Generator | None = None,
+    vocabulary: int | None = None,
+) -> list[int]:
+    """`count` token ids that continue `ids`, each drawn from softmax(z / temperature) of the `top_k` likeliest tokens.
+
+    Temperature 0 takes the likeliest. Only ids below `vocabulary` (default: all) are drawn. The last `context` tokens
+    are looked at, filled up on the right to always the same length: attention is causal, so that the filling changes
+    nothing, and the model is planned once.
+    """
+    if not len(ids):
+        raise UserError("generating needs at least one token to go on from: the prompt is empty")
+    rng = rng or np.random.default_rng()
+    context = next(p.shape[0] for p in model.parameters if p.name == "wpe.weight")
+    ids = [int(i) for i in ids]
+    window = np.zeros((1, context), np.int32)
+    start = len(ids)
+    for _ in range(count):
+        recent = ids[-context:]
+        window[0, : len(recent)] = recent
+        z = to_host(model.predict(window)[0, len(recent) - 1, :vocabulary]).astype(np.float64)
+        ids.append(int(z.argmax()) if temperature == 0 else _draw(z / temperature, top_k, rng))
+    return ids[start:]
+
+
+def _draw(z: np.ndarray, top_k: int | None, rng: np.random.Generator) -> int:
+    """A token by its softmax probability; all but the `top_k` largest logits are left out."""
+    if top_k is not None and top_k < z.size:
+        z = np.where(z >= np.partition(z, -top_k)[-top_k], z, -np.inf)
+    p = np.exp(z - z.max())
+    return int(rng.choice(z.size, p=p / p.sum()))

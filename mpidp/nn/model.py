@@ -73,7 +73,9 @@ class Model:
         self._dropouts = [layer for layer in self.layers if isinstance(layer, Dropout)]
         for index, dropout in enumerate(self._dropouts):
             dropout.index = index
-        for layer in self.stack:  # neither the first layer with parameters nor any before it passes a gradient on
+        for (
+            layer
+        ) in self.stack:  # neither the first layer with parameters nor any before it passes a gradient on
             layer.input_gradient = False
             if layer.parameters():
                 break

@@ -76,7 +76,7 @@ def bound(model, seed=0):
     return model
 
 
-def check_model(model, x, y, step=1e-4, tolerance=1e-8, seed=0, **options):
+def check_model(model, x, y, step=1e-5, tolerance=1e-8, seed=0, **options):
     """The whole model's gradient along a random direction of its parameters, scaled as the training loop does."""
     scale = 1 / len(x)
     direction = np.random.default_rng(seed).normal(size=model.size)

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from tests.nn.gradcheck import check_layer, check_loss, place
 
 from mpidp.nn.activations import GELU
 from mpidp.nn.attention import CausalSelfAttention
@@ -11,6 +10,7 @@ from mpidp.nn.embedding import Embedding, TiedOutput
 from mpidp.nn.kernels import plain
 from mpidp.nn.layer import Arena, Parameter, normal
 from mpidp.nn.norm import LayerNorm
+from tests.nn.gradcheck import check_layer, check_loss, place
 
 rng = np.random.default_rng(0)
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
-from tests.nn.gradcheck import check_layer, place
 
 from mpidp.nn.linear import Linear
+from tests.nn.gradcheck import check_layer, place
 
 
 @pytest.mark.parametrize("shape", [(6, 5), (2, 3, 5)])

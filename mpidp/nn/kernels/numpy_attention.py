@@ -45,7 +45,9 @@ class CausalAttention:
                 hi = min(lo + ROWS, tokens)
                 shape = (samples.stop - first, heads, hi - lo, hi)
                 mask = arena.constant(f"attention.mask {lo} {hi}", lambda a=lo, b=hi: np.tri(b - a, b, a))
-                self.blocks.append((samples, lo, hi, mask, arena.empty(shape), arena.scratch("attention.dp", shape)))
+                self.blocks.append(
+                    (samples, lo, hi, mask, arena.empty(shape), arena.scratch("attention.dp", shape))
+                )
 
     def forward(self, qkv, out) -> None:
         """qkv (B, T, 3C) to out (B, T, C)."""

@@ -108,9 +108,7 @@ def gelu(x, y, slope, work) -> None:
 
     With p = u/x and s = ½ (1 + tanh u): y = x s, and dy/dx = s + 2 y (1 - s) u', u' = 3p - 2√(2/π).
     """
-    a, ab, half, three, six, four_a = _constants(
-        x.dtype, GELU_A, GELU_A * GELU_B, 0.5, 3.0, 6.0, 4 * GELU_A
-    )
+    a, ab, half, six, four_a = _constants(x.dtype, GELU_A, GELU_A * GELU_B, 0.5, 6.0, 4 * GELU_A)
     for lo in range(0, x.size, BLOCK):
         x_block = x[lo : lo + BLOCK]
         y_block = y[lo : lo + BLOCK]

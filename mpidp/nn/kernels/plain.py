@@ -29,7 +29,7 @@ def gelu(x):
 
 
 def softmax_cross_entropy(z, y):
-    """loss_i = log Σ_j exp(z_ij) - z_i,y_i of every row; returns (losses, d(Σ_i loss_i)/dz = softmax(z) - onehot(y))."""
+    """loss_i = log Σ_j exp(z_ij) - z_i,y_i; returns (losses, d(Σ_i loss_i)/dz = softmax(z) - onehot(y))."""
     rows = np.arange(len(z))
     shifted = z - z.max(-1, keepdims=True)
     p = np.exp(shifted)
