@@ -65,14 +65,24 @@ class Data:
     truth: dict[str, np.ndarray] = field(default_factory=dict)
 
     def fingerprint(self) -> str:
-        """16 hex digits of a hash over sizes, schema, tokenizer and 64 spread samples: equal where data are."""
+        """16 hex digits of a hash over sizes, schema, tokenizer and 64 spread samples: equal where data are.
+
+        Of real numbers it takes sign and magnitude (a power of two) alone: hosts with unlike processors may round
+        sums differently.
+        """
         digest = hashlib.sha256(repr((self.schema, len(self.train), len(self.validation))).encode())
         if self.tokenizer is not None:
             digest.update(self.tokenizer.to_json().encode())
         for part in (self.train, self.validation):
             for array in part.batch(np.linspace(0, len(part) - 1, 32).astype(np.int64)):
-                digest.update(array.tobytes())
+                digest.update(array.tobytes() if array.dtype.kind == "i" else _magnitudes(array).tobytes())
         return digest.hexdigest()[:16]
+
+
+def _magnitudes(x: np.ndarray) -> np.ndarray:
+    """sign(x) · max(0, e + 10), where 2ᵉ⁻¹ ≤ |x| < 2ᵉ: 0 for |x| < 2⁻¹⁰, which may be rounding of 0."""
+    _, exponents = np.frexp(x.astype(np.float64))
+    return (np.sign(x) * np.maximum(exponents + 10, 0)).astype(np.int16)
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,17 @@ def test_fingerprints_tell_data_apart(tmp_path):
     assert len(set(prints)) == len(prints)
 
 
+def test_fingerprints_pass_over_rounding_but_not_over_other_numbers():
+    one, other = (load("synthetic-regression", None, Request(seed=s)) for s in (0, 1))
+    print_before = one.fingerprint()
+    assert print_before != other.fingerprint()
+    one.train.x *= np.float32(1 + 1e-7)
+    one.train.x[:, 0] += np.float32(1e-9)
+    assert one.fingerprint() == print_before
+    one.train.x *= 2
+    assert one.fingerprint() != print_before
+
+
 def test_options_are_declared_once_a_name():
     """The command line has one option of a name, so that all who use it must mean the same by it."""
     seen = {}
