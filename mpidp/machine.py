@@ -156,7 +156,6 @@ def facts() -> dict[str, Any]:
 
     return {
         "host": socket.gethostname(),
-        "pid": os.getpid(),
         "cores": cores(),
         "installed_cores": os.cpu_count() or 1,
         "quota": core_quota(),
