@@ -12,6 +12,7 @@ from mpidp.doctor.findings import OK, PROBLEM, WARNING, Finding, report
 from tests.launch import find_mpiexec, run_alone, run_ranks
 
 DOCTOR = ["-m", "mpidp.doctor"]
+needs_mpi = pytest.mark.skipif(find_mpiexec() is None, reason="needs an MPI: pip install 'mpidp[mpich]'")
 
 
 def findings(result) -> dict[str, list[dict]]:
@@ -26,6 +27,7 @@ def findings(result) -> dict[str, list[dict]]:
     return topics
 
 
+@needs_mpi
 def test_alone():
     topics = findings(run_alone([*DOCTOR, "--json"]).check())
     expected = {
@@ -42,12 +44,12 @@ def test_alone():
     }
     assert expected <= set(topics)
     assert "numpy" in topics["packages"][0]["found"]
-    if find_mpiexec():
-        assert topics["launcher"][0]["status"] == OK
-        assert "see each other" in topics["launcher"][0]["found"]
-        assert "GPU-aware MPI" in topics
+    assert topics["launcher"][0]["status"] == OK
+    assert "see each other" in topics["launcher"][0]["found"]
+    assert "GPU-aware MPI" in topics
 
 
+@needs_mpi
 def test_as_a_table():
     result = run_alone(DOCTOR).check()
     assert result.stdout.rstrip().splitlines()[-1].startswith("Sane: 0 problems")
@@ -71,7 +73,7 @@ def test_without_mpi4py():
     assert mpi["status"] == PROBLEM and "pip install 'mpidp[mpich]'" in mpi["mend"]
 
 
-@pytest.mark.skipif(find_mpiexec() is None, reason="needs an MPI library")
+@needs_mpi
 @pytest.mark.parametrize("rank", [0, 1])
 def test_launched_by_the_mpirun_of_another_mpi(rank):
     # What each MPI's mpirun sets, seen by a process that loads one of them: one of the two is a stranger's.
