@@ -22,6 +22,9 @@ class AllReduce(Strategy):
         scale = self.clip_factor(self.squared_norm(self.grads))
         self.optimizer.step(self.params, self.grads, 0, step.lr, step.t, scale)
 
+    def cost(self, t: int) -> tuple[int, int]:
+        return self.allreduce_cost()
+
     def state(self):
         return self.optimizer.state()
 

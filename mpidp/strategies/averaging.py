@@ -49,6 +49,14 @@ class Averaging(Strategy):
 
     Options = AveragingOptions
     replicated = False
+    cases = (
+        {"period": 1},
+        {"period": 3},
+        {"period": 4, "outer": "sgd"},
+        {"period": 3, "outer": "sgd", "outer_momentum": 0.0, "outer_lr": 0.5},
+        {"period": 1, "sync_steps": 5},
+        {"period": 3, "sync_steps": 4, "outer": "sgd"},
+    )
 
     def __init__(self, setup: Setup, options: AveragingOptions):
         super().__init__(setup, options)
@@ -68,14 +76,19 @@ class Averaging(Strategy):
         super().start()
         self.anchor[...] = self.params
 
-    def together(self, step: Step) -> bool:
-        return step.t <= self.options.sync_steps
+    def together(self, t: int) -> bool:
+        """Whether step t is one of the first, which all ranks take together."""
+        return t <= self.options.sync_steps
+
+    def sums(self, t: int) -> bool:
+        """Whether step t sums a vector over ranks."""
+        return self.together(t) or (t - self.options.sync_steps) % self.options.period == 0
 
     def scale(self, step: Step) -> float:
-        return 1.0 / (step.total if self.together(step) else max(step.samples, 1))
+        return 1.0 / (step.total if self.together(step.t) else max(step.samples, 1))
 
     def step(self, step: Step) -> None:
-        if self.together(step):
+        if self.together(step.t):
             self.allreduce(self.grads)
             self.step_inner(step)
             self.anchor[...] = self.params
@@ -84,7 +97,7 @@ class Averaging(Strategy):
         self.total += step.total
         if step.samples:
             self.step_inner(step)
-        if (step.t - self.options.sync_steps) % self.options.period == 0:
+        if self.sums(step.t):
             self.average()
 
     def step_inner(self, step: Step) -> None:
@@ -122,6 +135,12 @@ class Averaging(Strategy):
         delta = self.setup.xp.empty_like(self.params)
         self.change(delta)
         self.setup.xp.subtract(self.anchor, delta, out=out)
+
+    def exact(self) -> bool:
+        return self.options.outer == "average" and (self.options.period == 1 or self.comm.size == 1)
+
+    def cost(self, t: int) -> tuple[int, int]:
+        return self.allreduce_cost() if self.sums(t) else (0, 0)
 
     def state(self):
         state = {"anchor": self.anchor, "samples": counter(self.samples), "total": counter(self.total)}

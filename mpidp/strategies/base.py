@@ -7,7 +7,7 @@ A strategy is one verb, `step`, with what it needs around it. To add one: write 
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +56,9 @@ class Strategy:
     """Whether the route (`--collective`) means anything to this strategy."""
     replicated = True
     """Whether `params` and `state()` are the same on every worker at every step, so that one copy is a checkpoint."""
+
+    cases: Sequence[dict[str, Any]] = ({},)
+    """Options under which the conformance suite runs this strategy: at least one for each rule that it has."""
 
     def __init__(self, setup: Setup, options: Any):
         self.setup = setup
@@ -108,6 +111,19 @@ class Strategy:
         """out ← the one model, the same bits on every rank. `out` may be `params`; if not, training is not touched."""
         if out is not self.params:
             out[...] = self.params
+
+    def exact(self) -> bool:
+        """Whether, under plain SGD, the ranks compute what one rank computes on the whole batch."""
+        return True
+
+    def cost(self, t: int) -> tuple[int, int]:
+        """(messages, bytes) that this rank sends in step t, by the published formula; tests hold traffic to it."""
+        return 0, 0
+
+    def allreduce_cost(self) -> tuple[int, int]:
+        """(messages, bytes) of this rank in one all-reduce of a flat vector by the chosen route."""
+        itemsize = np.dtype(self.setup.dtype).itemsize
+        return self.setup.collective.cost(self.setup.size, self.comm.size, self.comm.rank, itemsize)
 
     def state(self) -> dict[str, Array]:
         """All that a resume needs beside `params`, as flat arrays."""

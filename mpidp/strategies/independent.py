@@ -41,6 +41,9 @@ class Independent(Strategy):
         with self.communicating():
             self.setup.collective.allreduce(self.comm, out, self.scratch)
 
+    def exact(self) -> bool:
+        return self.comm.size == 1
+
     def state(self):
         counts = {"samples": counter(self.samples), "total": counter(self.total)}
         return counts | prefixed("optimizer", self.optimizer.state())

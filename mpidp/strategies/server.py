@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from mpidp.collectives import broadcast
 from mpidp.collectives.ring import chunk
 from mpidp.errors import UserError
@@ -32,6 +34,7 @@ class Server(Strategy):
 
     Options = ServerOptions
     uses_collective = False
+    cases = ({"servers": 1}, {"servers": 2})
 
     def __init__(self, setup: Setup, options: ServerOptions):
         super().__init__(setup, options)
@@ -90,7 +93,7 @@ class Server(Strategy):
 
     def norm_over_servers(self, total) -> float:
         """‖g‖², each server's part added in server order: the same bits on every server."""
-        ours = self.setup.xp.zeros(1, "float64")
+        ours = np.zeros(1)
         if self.setup.clip is None:
             return 0.0
         ours[0] = self.squared_norm(total)
@@ -106,6 +109,13 @@ class Server(Strategy):
         super().merge(out)
         with self.communicating():
             broadcast(self.comm, out)
+
+    def cost(self, t: int) -> tuple[int, int]:
+        itemsize, servers = np.dtype(self.setup.dtype).itemsize, self.options.servers
+        if self.worker is not None:
+            return servers, self.setup.size * itemsize
+        norms = servers - 1 if self.setup.clip is not None else 0
+        return self.workers + norms, self.workers * (self.part.stop - self.part.start) * itemsize + 8 * norms
 
     def saved(self):
         params = {"params": self.params} if self.comm.rank == 0 else {}

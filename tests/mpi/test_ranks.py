@@ -1,0 +1,47 @@
+"""The same bodies as in the tests with threads, on real ranks."""
+
+import numpy as np
+import pytest
+
+from mpidp.collectives import COLLECTIVES
+from mpidp.comm.world import start
+from tests import conformance
+from tests.conformance import CASES, CONTRACTS, possible
+from tests.routes import check_broadcast, check_route, check_verbs
+
+pytestmark = pytest.mark.mpi
+
+
+@pytest.fixture(scope="module")
+def comm():
+    return start()
+
+
+def test_verbs(comm):
+    check_verbs(comm)
+
+
+@pytest.mark.parametrize("route", COLLECTIVES)
+def test_routes(comm, route):
+    for length in (0, 1, 5, 64, 1001, 300_000):
+        for dtype in (np.float32, np.float64):
+            check_route(comm, route, length, dtype)
+
+
+def test_broadcast(comm):
+    for root in range(comm.size):
+        check_broadcast(comm, root)
+
+
+@pytest.mark.parametrize(("name", "case"), CASES)
+@pytest.mark.parametrize("contract", CONTRACTS, ids=lambda contract: contract.__name__)
+def test_contract(comm, contract, name, case):
+    if not possible(name, case, comm.size):
+        pytest.skip(f"{name} needs more than {comm.size} rank(s)")
+    contract(comm, name, case)
+
+
+@pytest.mark.parametrize(("name", "case"), CASES)
+def test_equals_one_process_in_float32(comm, name, case):
+    if possible(name, case, comm.size):
+        conformance.equals_one_process(comm, name, case, dtype=np.float32, limit=1e-5)

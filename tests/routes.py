@@ -1,0 +1,51 @@
+"""Bodies that check routes on any communicator: ranks as threads, and real ranks."""
+
+import numpy as np
+
+from mpidp.collectives import COLLECTIVES, broadcast
+from mpidp.comm import Communicator
+
+
+def vector(rank: int, length: int, dtype) -> np.ndarray:
+    """Small whole numbers: their sums are exact in every type, in any order."""
+    return np.random.default_rng([rank, length]).integers(-8, 9, length).astype(dtype)
+
+
+def check_route(comm: Communicator, name: str, length: int, dtype) -> None:
+    route = COLLECTIVES[name]
+    scratch = np.empty(-(-length // comm.size), dtype)
+    expected = sum(vector(rank, length, np.float64) for rank in range(comm.size))
+    for _ in range(2):  # twice: connections and requests are made at the first
+        buffer = vector(comm.rank, length, dtype)
+        before = comm.traffic.copy()
+        route.allreduce(comm, buffer, scratch)
+        sent = comm.traffic - before
+        assert (buffer.astype(np.float64) == expected).all()
+        assert (sent.messages, sent.bytes) == route.cost(length, comm.size, comm.rank, buffer.itemsize)
+
+
+def check_broadcast(comm: Communicator, root: int) -> None:
+    buffer = np.full(5, comm.rank, np.int64)
+    broadcast(comm, buffer, root)
+    assert (buffer == root).all()
+
+
+def check_verbs(comm: Communicator) -> None:
+    """Objects, sums, barriers, splits, tags: the rest of the interface."""
+    rank, size = comm.rank, comm.size
+    assert comm.allgather({"rank": rank}) == [{"rank": r} for r in range(size)]
+    assert comm.bcast([rank, "x"], root=size - 1) == [size - 1, "x"]
+    assert comm.sum([rank, 0.5]) == [size * (size - 1) / 2, 0.5 * size]
+    comm.Barrier()
+    odd = comm.Split(rank % 2, -rank)
+    assert odd.allgather(rank) == [r for r in reversed(range(size)) if r % 2 == rank % 2]
+    twin = comm.Dup()
+    right, left = (rank + 1) % size, (rank - 1) % size
+    first, second, other = np.full(3, rank), np.full(3, rank + 100), np.full(3, rank + 200)
+    got = [np.empty(3, np.int64) for _ in range(3)]
+    # Out of order by tag, and the same tag in another communicator.
+    pending = [comm.Irecv(got[1], left, 2), twin.Irecv(got[2], left, 1), comm.Irecv(got[0], left, 1)]
+    sends = [comm.Isend(first, right, 1), comm.Isend(second, right, 2), twin.Isend(other, right, 1)]
+    comm.Wait(*pending, *sends)
+    assert [list(g) for g in got] == [[left] * 3, [left + 100] * 3, [left + 200] * 3]
+    assert (twin.traffic.messages, twin.traffic.bytes) == (1, 24)
