@@ -51,7 +51,7 @@ class Embedding(Layer):
             self.wte.grad[...] = 0
         self.kernels.embedding_gradient(self.ids, dy.reshape(-1, width), self.wte.grad)
         self.wpe.grad[tokens:] = 0
-        self.xp.matmul(self.ones, dy.reshape(batch, -1), self.wpe.grad[:tokens].reshape(-1))
+        self.xp.matmul(self.ones, dy.reshape(batch, -1), out=self.wpe.grad[:tokens].reshape(-1))
 
 
 class TiedOutput(Layer):
@@ -77,11 +77,11 @@ class TiedOutput(Layer):
 
     def forward(self, x: Array) -> Array:
         self.x = x.reshape(self.dx_rows.shape)
-        self.xp.matmul(self.x, self.wte.value.T, self.z_rows)
+        self.xp.matmul(self.x, self.wte.value.T, out=self.z_rows)
         return self.z
 
     def backward(self, dy: Array) -> Array:
         dz = dy.reshape(self.z_rows.shape)
-        self.xp.matmul(dz.T, self.x, self.wte.grad)
-        self.xp.matmul(dz, self.wte.value, self.dx_rows)
+        self.xp.matmul(dz.T, self.x, out=self.wte.grad)
+        self.xp.matmul(dz, self.wte.value, out=self.dx_rows)
         return self.dx

@@ -49,17 +49,17 @@ class Linear(Layer):
 
     def forward(self, x: Array) -> Array:
         self.x = x.reshape(self.rows)
-        self.xp.matmul(self.x, self.weight.value, self.y_rows)
+        self.xp.matmul(self.x, self.weight.value, out=self.y_rows)
         if self.bias is not None:
             self.y_rows += self.bias.value
         return self.y
 
     def backward(self, dy: Array) -> Array:
         dy = dy.reshape(self.y_rows.shape)
-        self.xp.matmul(self.x.T, dy, self.weight.grad)
+        self.xp.matmul(self.x.T, dy, out=self.weight.grad)
         if self.bias is not None:
-            self.xp.matmul(self.ones, dy, self.bias.grad)
+            self.xp.matmul(self.ones, dy, out=self.bias.grad)
         if self.dx is None:
             return None
-        self.xp.matmul(dy, self.weight_t, self.dx.reshape(self.rows))
+        self.xp.matmul(dy, self.weight_t, out=self.dx.reshape(self.rows))
         return self.dx

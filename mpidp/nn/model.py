@@ -73,9 +73,8 @@ class Model:
         self._dropouts = [layer for layer in self.layers if isinstance(layer, Dropout)]
         for index, dropout in enumerate(self._dropouts):
             dropout.index = index
-        for (
-            layer
-        ) in self.stack:  # neither the first layer with parameters nor any before it passes a gradient on
+        # Neither the first layer with parameters nor any before it passes a gradient on.
+        for layer in self.stack:
             layer.input_gradient = False
             if layer.parameters():
                 break
@@ -88,6 +87,9 @@ class Model:
                     f"{name}: need a contiguous vector of {self.size} {self.dtype.name}, "
                     f"got shape {vector.shape} of {vector.dtype}"
                 )
+        if self.params is not None:  # bound before: forget those plans and their memory
+            for part, attributes in zip((*self.layers, self.loss), self._unplanned, strict=True):
+                part.__dict__ = dict(attributes)
         self.params, self.grads = params, grads
         self.xp = array_module(params)
         for p in self.parameters:
