@@ -1,8 +1,8 @@
 """From options to the parts of a run: data, split, model, strategy."""
 
 import socket
-from pathlib import Path
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -124,7 +124,11 @@ def pin_threads(threads: int | None, comm: Communicator) -> None:
 def require_memory(model: Model, strategy: type[Strategy], config: Config, comm: Communicator) -> None:
     """Raise UserError where the flat vectors of the ranks on this host alone exceed its free memory."""
     free = memory_available()
-    vectors = 2 + strategy.extra_vectors(config.sync) + OPTIMIZERS[config.run.optimizer].state_vectors(config.optimizer)
+    vectors = (
+        2
+        + strategy.extra_vectors(config.sync)
+        + OPTIMIZERS[config.run.optimizer].state_vectors(config.optimizer)
+    )
     here = socket.gethostname()
     ranks = comm.allgather(here).count(here)
     need = vectors * model.size * model.dtype.itemsize * ranks

@@ -26,7 +26,9 @@ from mpidp.errors import UserError
 FORMAT = 1
 
 
-def save(comm: Communicator, folder: Path, step: int, arrays: dict[str, Array], facts: dict, keep: int) -> str | None:
+def save(
+    comm: Communicator, folder: Path, step: int, arrays: dict[str, Array], facts: dict, keep: int
+) -> str | None:
     """Write a checkpoint of all ranks, each its own `arrays`; None, or why it could not be written.
 
     Where it could not, nothing is left of it and the older ones stay; where it could, the last `keep` stay.
@@ -43,7 +45,9 @@ def save(comm: Communicator, folder: Path, step: int, arrays: dict[str, Array], 
     error = next((text for text, _ in everyone if text is not None), None)
     if comm.rank == 0:
         if error is None:
-            files = {f"rank-{rank:05d}.safetensors": found for rank, (_, found) in enumerate(everyone) if found}
+            files = {
+                f"rank-{rank:05d}.safetensors": found for rank, (_, found) in enumerate(everyone) if found
+            }
             manifest = {"format": FORMAT, "step": step, "ranks": comm.size, "files": files, **facts}
             error = attempt(lambda: finish(partial, folder / name, manifest, keep))
         if error is not None:
@@ -113,7 +117,9 @@ def latest(folder: Path) -> tuple[Path, dict]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise damaged(path, f"manifest.json: {error}") from None
     if version != FORMAT:
-        raise UserError(f"--resume: {path} has format {version}, this mpidp reads {FORMAT}: use the mpidp that wrote it")
+        raise UserError(
+            f"--resume: {path} has format {version}, this mpidp reads {FORMAT}: use the mpidp that wrote it"
+        )
     return path, manifest
 
 
@@ -147,4 +153,6 @@ def read(rank: int, path: Path, files: dict[str, str]) -> dict[str, np.ndarray]:
 
 
 def damaged(path: Path, why: str) -> UserError:
-    return UserError(f"--resume: {path} is damaged ({why}): delete that folder to go on from the one before it")
+    return UserError(
+        f"--resume: {path} is damaged ({why}): delete that folder to go on from the one before it"
+    )

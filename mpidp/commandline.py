@@ -11,9 +11,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from mpidp.config import GROUPS, KINDS, RunOptions, all_names, components, dashed, plain_type, unknown
+from mpidp.comm import Communicator
+from mpidp.comm.world import together
+from mpidp.config import GROUPS, KINDS, RunOptions, all_names, build, components, dashed, plain_type, unknown
 from mpidp.errors import UserError
-
 
 
 def parse(arguments: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
@@ -23,8 +24,6 @@ def parse(arguments: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any], dic
     preset = read_preset(given.pop("preset")) if "preset" in given else {}
     file = read_toml(Path(given.pop("config"))) if "config" in given else {}
     return given, file, preset
-
-
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -45,7 +44,9 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def presets() -> list[str]:
-    return sorted(f.name[:-5] for f in (resources.files("mpidp") / "presets").iterdir() if f.name.endswith(".toml"))
+    return sorted(
+        f.name[:-5] for f in (resources.files("mpidp") / "presets").iterdir() if f.name.endswith(".toml")
+    )
 
 
 def read_preset(name: str) -> dict[str, Any]:
@@ -54,15 +55,19 @@ def read_preset(name: str) -> dict[str, Any]:
     return tomllib.loads((resources.files("mpidp") / "presets" / f"{name}.toml").read_text(encoding="utf-8"))
 
 
-
-
 class Parser(argparse.ArgumentParser):
     """argparse, but a mistake is a UserError, so that all ranks end together and one of them says why."""
+
+    def __init__(self, *args: Any, known: type | None = None, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.known = (
+            all_names() | {"config", "preset"} if known is None else {dashed(f.name) for f in fields(known)}
+        )
 
     def error(self, message: str) -> typing.NoReturn:
         if message.startswith("unrecognized arguments: "):
             name = message.split(": ", 1)[1].split()[0]
-            known = [f"--{n}" for n in sorted(all_names() | {"config", "preset", "help"})]
+            known = [f"--{n}" for n in sorted(self.known | {"help"})]
             near = difflib.get_close_matches(name.split("=")[0], known, 1)
             message = f"{name}: no such option" + (f"; did you mean {near[0]}?" if near else "; see --help")
         raise UserError(message)
@@ -76,6 +81,24 @@ def wants_help(arguments: Sequence[str], speaks: bool) -> bool:
     return asked
 
 
+def parse_small(program: str, about: str, options: type, arguments: Sequence[str], comm: Communicator) -> Any:
+    """The `options` of a program with a command line of its own; None where help was asked for and given.
+
+    Raises SharedError, on every rank, for a mistake in them.
+    """
+    parser = Parser(
+        prog=program, description=about, argument_default=argparse.SUPPRESS, allow_abbrev=False, known=options
+    )
+    for f in fields(options):
+        add(parser, f, options)
+    if "-h" in arguments or "--help" in arguments:
+        if comm.rank == 0:
+            parser.print_help()
+        return None
+    given = together(comm, lambda: vars(parser.parse_args(arguments)))
+    return together(comm, lambda: build(options, {dashed(name): value for name, value in given.items()}))
+
+
 def build_parser() -> Parser:
     """Every option of every component, grouped by topic; values stay as given until the choices are known."""
     parser = Parser(
@@ -84,35 +107,40 @@ def build_parser() -> Parser:
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
-    seen: dict[str, str] = {}
+    seen = set()
     run_fields = {f.name: f for f in fields(RunOptions)}
     for title, names in GROUPS.items():
         group = parser.add_argument_group(title)
         for name in names:
-            add(group, run_fields[name], RunOptions, seen)
+            add(group, run_fields[name], RunOptions)
+            seen.add(name)
         if title == "output":
-            group.add_argument("--config", metavar="FILE", help="a TOML file of options, with these same names")
+            group.add_argument(
+                "--config", metavar="FILE", help="a TOML file of options, with these same names"
+            )
             group.add_argument("--preset", metavar="NAME", help=f"ready-made options: {', '.join(presets())}")
     for kind in KINDS:
         for name, options in components(kind).items():
             if new := [f for f in fields(options) if f.name not in seen]:
                 group = parser.add_argument_group(f"--{kind} {name}")
                 for f in new:
-                    add(group, f, options, seen)
+                    add(group, f, options)
+                    seen.add(f.name)
     return parser
 
 
-def add(group: Any, f: dataclasses.Field, options: type, seen: dict[str, str]) -> None:
-    seen[f.name] = group.title
+def add(group: Any, f: dataclasses.Field, options: type) -> None:
+    """The field as an option; its value stays a text (or a truth value) until it is known which component takes it."""
     kind = plain_type(typing.get_type_hints(options)[f.name])
     text = f.metadata["help"].replace("%", "%%")
     if kind is bool:
         group.add_argument(f"--{dashed(f.name)}", action=argparse.BooleanOptionalAction, help=text)
         return
+    required = f.default is dataclasses.MISSING
     choices = f.metadata["choices"]
     if choices:
         text += f": {', '.join(choices)}"
-    if f.default is not None and f.default is not dataclasses.MISSING:
+    if not required and f.default is not None:
         text += f" [{f.default}]"
     metavar = f.metadata["metavar"] or ("NAME" if choices else {int: "N", float: "X", str: "TEXT"}[kind])
-    group.add_argument(f"--{dashed(f.name)}", metavar=metavar, help=text)
+    group.add_argument(f"--{dashed(f.name)}", metavar=metavar, help=text, required=required)

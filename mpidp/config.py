@@ -31,7 +31,9 @@ from mpidp.strategies import STRATEGIES
 @dataclass
 class RunOptions:
     model: str = option("gpt", "what to train", choices=MODELS)
-    data: str = option("python-docs", f"what to train on: {', '.join(SOURCES)}, or the path of a file or folder")
+    data: str = option(
+        "python-docs", f"what to train on: {', '.join(SOURCES)}, or the path of a file or folder"
+    )
     split: str = option("contiguous", "which rank works on which samples", choices=SPLITS)
     sync: str = option("allreduce", "the strategy that keeps the ranks' models one", choices=STRATEGIES)
     collective: str | None = option(
@@ -42,7 +44,9 @@ class RunOptions:
     steps: int | None = option(None, "length of the run in steps (or say --epochs)", minimum=1)
     epochs: int | None = option(None, "length of the run in passes over the training set", minimum=1)
     batch_size: int = option(32, "samples a step, over all ranks", minimum=1)
-    micro_batch: int | None = option(None, "samples that a rank works on at a time, gradients added up", minimum=1)
+    micro_batch: int | None = option(
+        None, "samples that a rank works on at a time, gradients added up", minimum=1
+    )
     lr: float = option(1e-3, "learning rate", above=0)
     clip: float | None = option(None, "limit on the norm of the gradient", above=0)
     dtype: str = option("float32", "type of parameters and arithmetic", choices=("float32", "float64"))
@@ -50,13 +54,17 @@ class RunOptions:
     validation_fraction: float = option(
         0.1, "share of the data held out, where the source has no test set of its own", above=0, below=1
     )
-    eval_every: int | None = option(None, "steps between two evaluations (always at start and end)", minimum=1)
+    eval_every: int | None = option(
+        None, "steps between two evaluations (always at start and end)", minimum=1
+    )
     log_every: int = option(10, "steps between two lines of metrics.jsonl", minimum=1)
     run_dir: str | None = option(None, "where to write (default: a new folder in runs/)", metavar="DIR")
     resume: bool = option(False, "go on from the last complete checkpoint in --run-dir")
     checkpoint_every: int | None = option(None, "steps between two checkpoints (none by default)", minimum=1)
     keep_checkpoints: int = option(2, "how many of them to keep", minimum=1)
-    threads: int | None = option(None, "BLAS threads a rank (default: 1; all cores where one rank is alone)", minimum=1)
+    threads: int | None = option(
+        None, "BLAS threads a rank (default: 1; all cores where one rank is alone)", minimum=1
+    )
     timeout: float = option(600.0, "seconds that a rank waits for another before it gives up", above=0)
     json: bool = option(False, "print the summary as JSON, the last line of standard output")
 
@@ -180,7 +188,9 @@ def resolve(given: dict[str, Any], defaults: dict[str, Any]) -> Config:
 def unused(name: str, run: RunOptions) -> UserError:
     """Why an option is refused: which components use it, and which were chosen instead; or that nobody knows it."""
     users = {
-        kind: [c for c, options in components(kind).items() if name in {dashed(f.name) for f in fields(options)}]
+        kind: [
+            c for c, options in components(kind).items() if name in {dashed(f.name) for f in fields(options)}
+        ]
         for kind in KINDS
     }
     users = {kind: names for kind, names in users.items() if names}

@@ -29,7 +29,9 @@ def score(job: Job, merge: bool = True) -> Scores:
         return evaluate(job.model, job.data.validation, job.comm, strategy.worker, strategy.workers, batch)
 
 
-def evaluate(model: Model, data: Dataset, comm: Communicator, worker: int | None, workers: int, batch: int) -> Scores:
+def evaluate(
+    model: Model, data: Dataset, comm: Communicator, worker: int | None, workers: int, batch: int
+) -> Scores:
     """Worker w scores samples [w N // W, (w + 1) N // W), `batch` at a time; sums and counts are added over ranks.
 
     Cost: one gather of four numbers.

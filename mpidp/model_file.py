@@ -53,7 +53,7 @@ def load_model(run: Path) -> Saved:
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
         options, schema = json.loads(metadata["options"]), json.loads(metadata["schema"])
         schema = Schema(**{**schema, "inputs": tuple(schema["inputs"])})
     except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:

@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import json
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,10 +13,10 @@ import numpy as np
 from mpidp.arrays import to_host
 from mpidp.building import Job
 from mpidp.model_file import save_model
+from mpidp.models.gpt import generate
 from mpidp.report import Report
-from mpidp.sampling import generate
 from mpidp.strategies import Step
-from mpidp.workspace import Resumed
+from mpidp.workspace import Resumed, write_whole
 
 if TYPE_CHECKING:
     from mpidp.evaluation import Scores
@@ -44,7 +43,10 @@ class Progress:
         job, config = self.job, self.job.config
         self.done = done
         facts = self.resumed.manifest if self.resumed else {}
-        self.before = facts.get("before") or {"validation_loss": scores.loss, "validation_accuracy": scores.accuracy}
+        self.before = facts.get("before") or {
+            "validation_loss": scores.loss,
+            "validation_accuracy": scores.accuracy,
+        }
         self.report.keep_metrics_until(done)
         ranks = f"{job.comm.size} rank{'s' * (job.comm.size > 1)}"
         if job.strategy.workers < job.comm.size:
@@ -61,7 +63,9 @@ class Progress:
         )
         begins = f"goes on after step {done}" if done else f"validation loss {scores.loss:.4f}"
         epochs = job.steps / job.split.steps_per_epoch
-        say(f"{job.steps} steps of {config.run.batch_size} samples ({epochs:.3g} epochs), into {self.folder}; {begins}")
+        say(
+            f"{job.steps} steps of {config.run.batch_size} samples ({epochs:.3g} epochs), into {self.folder}; {begins}"
+        )
         self.report.begin(done)
 
     @contextlib.contextmanager
@@ -120,7 +124,9 @@ class Progress:
         self.report.end()
         summary = self.summary(scores)
         if job.comm.rank == 0:
-            save_model(self.folder / "model.safetensors", job.model, config, job.data.schema, job.data.tokenizer)
+            save_model(
+                self.folder / "model.safetensors", job.model, config, job.data.schema, job.data.tokenizer
+            )
             write_whole(self.folder / "summary.json", json.dumps(summary, indent=1))
             text = None
             if job.data.tokenizer is not None and self.tokens:
@@ -134,7 +140,13 @@ class Progress:
     def summary(self, scores: "Scores") -> dict[str, Any]:
         job, run, strategy = self.job, self.job.config.run, self.job.strategy
         traffic = strategy.comm.traffic
-        ours = [traffic.messages, traffic.bytes, self.seconds, strategy.seconds_communication, traffic.seconds_waiting]
+        ours = [
+            traffic.messages,
+            traffic.bytes,
+            self.seconds,
+            strategy.seconds_communication,
+            traffic.seconds_waiting,
+        ]
         ours.append(hashlib.sha256(to_host(job.model.params).tobytes()).hexdigest())
         everyone = list(zip(*job.comm.allgather(ours), strict=True))
         messages, sent, seconds, communication, waiting, hashes = everyone
@@ -193,14 +205,9 @@ def weight_error(job: Job) -> float | None:
 
 def sample(job: Job, context: int) -> str:
     """What the merged model writes after the first words of the held-out text."""
+    tokenizer = job.data.tokenizer
     x, _ = job.data.validation.batch(np.array([0]))
-    prompt = x[0, : min(16, context // 2)]
-    ids = generate(job.model, prompt, 200, context, seed=job.config.run.seed)
-    return job.data.tokenizer.decode(prompt) + "│" + job.data.tokenizer.decode(ids)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that, at any moment, it is the old one or the new one."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    prompt = x[0, : min(24, context // 2)]
+    rng = np.random.default_rng(job.config.run.seed)
+    ids = generate(job.model, prompt, 200, temperature=0.8, top_k=40, rng=rng, vocabulary=tokenizer.size)
+    return tokenizer.decode(prompt) + "│" + tokenizer.decode(ids)

@@ -47,7 +47,9 @@ class Report:
         self.path = run_dir / "metrics.jsonl"
         self.lines_shown = 0
         is_terminal, width = terminal() if speaks else (False, 100)
-        self.console = Console(quiet=not speaks, force_terminal=is_terminal, width=max(width, 60), highlight=False)
+        self.console = Console(
+            quiet=not speaks, force_terminal=is_terminal, width=max(width, 60), highlight=False
+        )
         self.progress: Progress | None = None
         if speaks and is_terminal:
             self.progress = Progress(
@@ -125,7 +127,9 @@ def summary_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     if facts.get("accuracy") is not None:
         rows.append(("accuracy", f"{100 * facts['accuracy']:.2f} % of the validation set"))
     if facts.get("weight_error") is not None:
-        rows.append(("weight error", f"{facts['weight_error']:.2e} from the least-squares solution (relative)"))
+        rows.append(
+            ("weight error", f"{facts['weight_error']:.2e} from the least-squares solution (relative)")
+        )
     rate = f"{thousands(facts['samples_per_second'])} samples/s"
     if "tokens_per_second" in facts:
         rate += f", {thousands(facts['tokens_per_second'])} tokens/s"

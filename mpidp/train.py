@@ -18,7 +18,7 @@ from mpidp.config import Config
 from mpidp.errors import RunError
 from mpidp.evaluation import score
 from mpidp.progress import Progress
-from mpidp.workspace import Resumed, configure
+from mpidp.workspace import Resumed, configure, open_folder
 
 
 def train(config: Config, comm: Communicator, folder: Path, resumed: Resumed | None) -> dict[str, Any]:
@@ -26,6 +26,7 @@ def train(config: Config, comm: Communicator, folder: Path, resumed: Resumed | N
     run = config.run
     job = build(config, comm, resumed)  # every worker has its shard of the samples, a model, and the strategy
     model, strategy = job.model, job.strategy
+    open_folder(config, folder, comm)
     progress = Progress(job, folder, resumed)
 
     model.initialise(run.seed)
@@ -41,7 +42,9 @@ def train(config: Config, comm: Communicator, folder: Path, resumed: Resumed | N
                 key=(run.seed, t), slots=slots, micro_batch=run.micro_batch,
             )  # fmt: skip
             if not math.isfinite(loss):
-                raise RunError(f"the loss on rank {comm.rank} is {loss} at step {t}: lower --lr, or set --clip")
+                raise RunError(
+                    f"the loss on rank {comm.rank} is {loss} at step {t}: lower --lr, or set --clip"
+                )
             strategy.step(step)  # sync
         progress.step(step, loss)
         if run.eval_every and t % run.eval_every == 0 and t < job.steps:

@@ -1,15 +1,16 @@
 """The run directory, and how a run or a resumed run begins in it."""
 
 import dataclasses
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mpidp import __version__, checkpoint
-from mpidp.commandline import parse, read_toml
 from mpidp.comm import Communicator
-from mpidp.comm.world import SharedError, require_same, together
+from mpidp.comm.world import require_same, together
+from mpidp.commandline import parse, read_toml
 from mpidp.config import MAY_CHANGE, Config, resolve
 from mpidp.errors import UserError
 
@@ -26,10 +27,13 @@ def configure(comm: Communicator, arguments: Sequence[str]) -> tuple[Config, Pat
     """The run's options, the same on all ranks, its directory, and the checkpoint if it is to be resumed.
 
     Raises SharedError, on every rank, where the options are wrong, differ between ranks, or the directory holds
-    another run or cannot be written.
+    another run.
     """
     given, file, preset = together(comm, lambda: parse(arguments))
-    require_same(comm, {"the version of mpidp": __version__} | {f"--{k}": v for k, v in (preset | file | given).items()})
+    require_same(
+        comm,
+        {"the version of mpidp": __version__} | {f"--{k}": v for k, v in (preset | file | given).items()},
+    )
     user = file | given
     defaults = preset
     resuming = bool(user.get("resume"))
@@ -39,7 +43,7 @@ def configure(comm: Communicator, arguments: Sequence[str]) -> tuple[Config, Pat
     config = together(comm, lambda: resolve(user, defaults))
     if resuming:
         together(comm, lambda: refuse_changes(config, recorded))
-    folder = Path(from_rank_0(comm, lambda: str(prepare(config, resuming))))
+    folder = Path(from_rank_0(comm, lambda: choose(config, resuming)))
     config.run.run_dir = str(folder)
     if not resuming:
         return config, folder, None
@@ -59,7 +63,9 @@ def recorded_options(user: dict[str, Any]) -> dict[str, Any]:
         raise UserError("--resume needs --run-dir DIR, the directory of the run to go on with")
     path = Path(user["run-dir"]) / "config.toml"
     if not path.is_file():
-        raise UserError(f"--resume: {path} does not exist, so there is no run to go on with; leave --resume out")
+        raise UserError(
+            f"--resume: {path} does not exist, so there is no run to go on with; leave --resume out"
+        )
     recorded = read_toml(path)
     return {name: value for name, value in recorded.items() if name not in ("resume", "run-dir")}
 
@@ -75,20 +81,37 @@ def refuse_changes(config: Config, recorded: dict[str, Any]) -> None:
             )
 
 
-def prepare(config: Config, resuming: bool) -> Path:
-    """The run directory, made where it is not there yet, with config.toml in it."""
+def choose(config: Config, resuming: bool) -> str:
+    """Where the run's directory is or will be. Raises UserError where it holds another run."""
     name = f"{config.run.model}-{config.run.sync}-{time.strftime('%Y%m%d-%H%M%S')}"
     folder = Path(config.run.run_dir) if config.run.run_dir else unused(Path("runs") / name)
-    if not resuming and any((folder / file).exists() for file in ("config.toml", "summary.json", "model.safetensors")):
-        raise UserError(f"--run-dir {folder} holds a run already: add --resume to go on with it, or name another")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        config.run.run_dir = str(folder)
-        if not resuming:
-            (folder / "config.toml").write_text(config.to_toml(), encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"--run-dir {folder}: cannot be written: {error.strerror}") from None
-    return folder
+    if not resuming and any(
+        (folder / file).exists() for file in ("config.toml", "summary.json", "model.safetensors")
+    ):
+        raise UserError(
+            f"--run-dir {folder} holds a run already: add --resume to go on with it, or name another"
+        )
+    return str(folder)
+
+
+def open_folder(config: Config, folder: Path, comm: Communicator) -> None:
+    """Make the run directory, with config.toml in it: the last thing that can go wrong before training."""
+
+    def make() -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_whole(folder / "config.toml", config.to_toml())
+        except OSError as error:
+            raise UserError(f"--run-dir {folder}: cannot be written: {error.strerror}") from None
+
+    from_rank_0(comm, make)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that, at any moment, it is the old one or the new one."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
 
 
 def unused(folder: Path) -> Path:
@@ -103,6 +126,3 @@ def unused(folder: Path) -> Path:
 def found(folder: Path) -> tuple[str, dict[str, Any]]:
     path, manifest = checkpoint.latest(folder / "checkpoints")
     return str(path), manifest
-
-
-__all__ = ["Resumed", "SharedError", "configure"]

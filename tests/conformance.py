@@ -170,7 +170,9 @@ def resumes_with_the_same_bits(comm: Communicator, name: str, case: int):
     whole.steps(6)
     again = Run(comm, name, case, **settings)
     again.strategy.params[...] = arrays["params"]
-    again.strategy.load_state({k.removeprefix("state."): v for k, v in arrays.items() if k.startswith("state.")})
+    again.strategy.load_state(
+        {k.removeprefix("state."): v for k, v in arrays.items() if k.startswith("state.")}
+    )
     again.t = 5
     again.steps(6)
     assert (again.merged() == whole.merged()).all()

@@ -53,6 +53,7 @@ def fastest(comm: Communicator, n: int, like: Array, rounds: int = 5) -> tuple[s
                 times[name].append(time.perf_counter() - began)
     everyone: list[dict[str, list[float]]] = comm.allgather(times)
     medians: dict[str, Any] = {
-        name: statistics.median(max(ours[name][i] for ours in everyone) for i in range(rounds)) for name in able
+        name: statistics.median(max(ours[name][i] for ours in everyone) for i in range(rounds))
+        for name in able
     }
     return min(medians, key=medians.__getitem__), medians

@@ -9,8 +9,6 @@ from mpidp.comm.communicator import Communicator
 from mpidp.errors import UserError
 
 
-
-
 class MPICommunicator(Communicator):
     """A communicator over an MPI one, with non-blocking operations only, so that every wait can be polled."""
 

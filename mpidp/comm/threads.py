@@ -101,9 +101,7 @@ class ThreadCommunicator(Communicator):
 
     def _split(self, color: int, key: int) -> Communicator:
         self.splits += 1
-        members = sorted(
-            (k, rank) for rank, (c, k) in enumerate(self.allgather([color, key])) if c == color
-        )
+        members = sorted((k, rank) for rank, (c, k) in enumerate(self.allgather([color, key])) if c == color)
         rank = [r for _, r in members].index(self.rank)
         context = (*self.context, self.splits, color)
         return ThreadCommunicator(rank, len(members), self.mailboxes, context)

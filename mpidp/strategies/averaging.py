@@ -11,7 +11,9 @@ from mpidp.strategies.base import Setup, Step, Strategy, counter, prefixed, unpr
 class AveragingOptions:
     period: int = option(8, "steps that a rank takes alone between two averagings", minimum=1)
     outer: str = option(
-        "average", "what is done with the averaged change: taken as it is, or by SGD", choices=("average", "sgd")
+        "average",
+        "what is done with the averaged change: taken as it is, or by SGD",
+        choices=("average", "sgd"),
     )
     outer_lr: float | None = option(None, "learning rate of --outer sgd (0.7, as in DiLoCo)", above=0)
     outer_momentum: float | None = option(

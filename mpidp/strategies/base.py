@@ -16,8 +16,8 @@ import numpy as np
 from mpidp.arrays import Array
 from mpidp.collectives import Collective, broadcast
 from mpidp.comm import Communicator
-from mpidp.options import NoOptions
 from mpidp.optim import clip_scale, squared_norm
+from mpidp.options import NoOptions
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,9 @@ PUSH, PULL = 1, 2  # message tags
 
 @dataclass
 class ServerOptions:
-    servers: int = option(1, "ranks (the last ones) that serve instead of work; the model is cut over them", minimum=1)
+    servers: int = option(
+        1, "ranks (the last ones) that serve instead of work; the model is cut over them", minimum=1
+    )
 
 
 class Server(Strategy):
@@ -98,7 +100,9 @@ class Server(Strategy):
             return 0.0
         ours[0] = self.squared_norm(total)
         theirs = [ours if rank == self.comm.rank else ours.copy() for rank in self.server_ranks]
-        others = [(rank, norm) for rank, norm in zip(self.server_ranks, theirs, strict=True) if norm is not ours]
+        others = [
+            (rank, norm) for rank, norm in zip(self.server_ranks, theirs, strict=True) if norm is not ours
+        ]
         receives = [self.comm.Irecv(norm, rank, PUSH) for rank, norm in others]
         sends = [self.comm.Isend(ours, rank, PUSH) for rank, _ in others]
         self.comm.Wait(*receives, *sends)

@@ -39,7 +39,9 @@ def test_ring_on_random_vectors(ranks, length, seed):
     np.testing.assert_allclose(results[0], vectors.sum(0), rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize(("ranks", "length", "messages", "elements"), [(2, 10, 2, 10), (4, 1000, 6, 1500), (5, 10, 8, 16)])
+@pytest.mark.parametrize(
+    ("ranks", "length", "messages", "elements"), [(2, 10, 2, 10), (4, 1000, 6, 1500), (5, 10, 8, 16)]
+)
 def test_ring_cost_is_the_published_one(ranks, length, messages, elements):
     """2 (P - 1) messages, 2 n (P - 1) / P elements, where P divides n."""
     for rank in range(ranks):

@@ -38,7 +38,9 @@ def local_sgd(steps, period, outer_lr=1.0, outer_momentum=0.0, sync_steps=0, ran
             if len(indices):
                 replicas[w] = replicas[w] - LR * mean_gradient(replicas[w], indices)
         if (t - sync_steps) % period == 0:
-            mean = sum(share * replica for share, replica in zip(worked / worked.sum(), replicas, strict=True))
+            mean = sum(
+                share * replica for share, replica in zip(worked / worked.sum(), replicas, strict=True)
+            )
             pseudo_gradient = anchor - mean
             momentum = outer_momentum * momentum + pseudo_gradient
             anchor = anchor - outer_lr * (pseudo_gradient + outer_momentum * momentum)
@@ -91,7 +93,9 @@ def test_the_outer_gradient_descends():
     assert after < 0.9 * before
 
 
-@pytest.mark.parametrize(("options", "words"), [({"outer_lr": 0.5}, "--outer-lr"), ({"outer_momentum": 0.5}, "--outer-momentum")])
+@pytest.mark.parametrize(
+    ("options", "words"), [({"outer_lr": 0.5}, "--outer-lr"), ({"outer_momentum": 0.5}, "--outer-momentum")]
+)
 def test_outer_options_need_an_outer_optimizer(options, words):
     with pytest.raises(UserError, match=words):
         AveragingOptions(**options)

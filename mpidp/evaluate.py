@@ -1,0 +1,94 @@
+"""Score a merged model: `[mpirun -n P] python -m mpidp.evaluate --run DIR [--data NAME|PATH]`."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mpidp.building import pin_threads
+from mpidp.comm import Communicator
+from mpidp.comm.world import guarded, together
+from mpidp.commandline import parse_small, read_toml
+from mpidp.config import Config, resolve
+from mpidp.data import Request, load
+from mpidp.errors import UserError
+from mpidp.evaluation import evaluate
+from mpidp.model_file import Saved, load_model
+from mpidp.options import option
+
+
+@dataclass
+class EvaluateOptions:
+    run: str = option(help="the run directory that holds model.safetensors and config.toml", metavar="DIR")
+    data: str | None = option(None, "other data of the same form than the run's own", metavar="NAME|PATH")
+    part: str = option("validation", "which part of the data", choices=("validation", "train"))
+    batch_size: int = option(32, "samples that a rank scores at a time", minimum=1)
+    json: bool = option(False, "print the scores as JSON")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return guarded(lambda comm: run(comm, sys.argv[1:] if arguments is None else arguments))
+
+
+def run(comm: Communicator, arguments: Sequence[str]) -> int:
+    options = parse_small("[mpirun -n P] python -m mpidp.evaluate", __doc__, EvaluateOptions, arguments, comm)
+    if options is None:
+        return 0
+    pin_threads(None, comm)
+    saved, config = together(comm, lambda: read(options))
+    data = together(comm, lambda: load_as_trained(saved, config))
+    part = data.validation if options.part == "validation" else data.train
+    scores = evaluate(saved.model, part, comm, comm.rank, comm.size, options.batch_size)
+    facts = {
+        "run": options.run,
+        "data": config.run.data,
+        "part": options.part,
+        "samples": len(part),
+        "loss": scores.loss,
+    }
+    if data.schema.kind == "classes":
+        facts["accuracy"] = scores.accuracy
+    if data.schema.kind == "tokens":
+        facts |= {"perplexity": float(np.exp(scores.loss)), "next_token_accuracy": scores.accuracy}
+    if comm.rank == 0:
+        shown = [
+            f"{name.replace('_', ' ')} {value:.6g}"
+            for name, value in facts.items()
+            if isinstance(value, float)
+        ]
+        told = f"{len(part):,} {options.part} samples of {config.run.data}: {', '.join(shown)}"
+        print(json.dumps(facts) if options.json else told, flush=True)
+    return 0
+
+
+def read(options: EvaluateOptions) -> tuple[Saved, Config]:
+    """The model, and the options of its run with `--data` in the place of its data."""
+    recorded = read_toml(Path(options.run) / "config.toml")
+    saved = load_model(Path(options.run))
+    recorded.pop("resume", None)
+    if options.data is None:
+        return saved, resolve(recorded, {})
+    # Options of the run's own source may mean nothing to the other: they are kept where they do.
+    return saved, resolve({"data": options.data, "model": recorded["model"]}, recorded)
+
+
+def load_as_trained(saved: Saved, config: Config):
+    run = config.run
+    context = saved.schema.inputs[0] if saved.schema.kind == "tokens" else None
+    data = load(
+        run.data, config.data, Request(np.dtype(run.dtype), run.seed, context, run.validation_fraction)
+    )
+    if (data.schema.kind, data.schema.inputs) != (saved.schema.kind, saved.schema.inputs) or (
+        data.schema.outputs > saved.schema.outputs
+    ):
+        raise UserError(
+            f"--data {run.data} has samples of the form {data.schema}, the model was trained on {saved.schema}"
+        )
+    return data
+
+
+if __name__ == "__main__":
+    sys.exit(main())

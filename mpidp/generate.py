@@ -1,0 +1,54 @@
+"""Text from a trained GPT: `python -m mpidp.generate --run DIR --prompt 'The for statement'`."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mpidp.comm import Communicator
+from mpidp.comm.world import guarded
+from mpidp.commandline import parse_small
+from mpidp.errors import UserError
+from mpidp.model_file import load_model
+from mpidp.models.gpt import generate
+from mpidp.options import option
+
+
+@dataclass
+class GenerateOptions:
+    run: str = option(help="the run directory that holds model.safetensors", metavar="DIR")
+    prompt: str = option("The ", "text to go on from")
+    tokens: int = option(200, "how many tokens to write", minimum=0)
+    temperature: float = option(
+        0.8, "0 takes the likeliest token, 1 draws from the model's own odds", minimum=0
+    )
+    top_k: int | None = option(None, "draw among the k likeliest tokens alone", minimum=1)
+    seed: int = option(0, "of the draws", minimum=0)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return guarded(lambda comm: run(comm, sys.argv[1:] if arguments is None else arguments))
+
+
+def run(comm: Communicator, arguments: Sequence[str]) -> int:
+    options = parse_small("python -m mpidp.generate", __doc__, GenerateOptions, arguments, comm)
+    if options is None or comm.rank > 0:
+        return 0
+    saved = load_model(Path(options.run))
+    if saved.tokenizer is None or saved.schema.kind != "tokens":
+        raise UserError(f"--run {options.run}: --model {saved.options['model']} was not trained on text")
+    prompt = saved.tokenizer.encode(options.prompt)
+    if not len(prompt):
+        raise UserError("--prompt is empty: give at least one character to go on from")
+    rng = np.random.default_rng(options.seed)
+    ids = generate(
+        saved.model, prompt, options.tokens, options.temperature, options.top_k, rng, saved.tokenizer.size
+    )
+    print(options.prompt + saved.tokenizer.decode(ids), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
