@@ -36,10 +36,11 @@ class Options:
 DEFAULTS: dict[str, Any] = {
     "data": "digits",
     "optimizer": "adamw",
-    "lr": 2e-3,
+    "lr": 4e-3,
     "schedule": "cosine",
     "batch-size": 64,
-    "epochs": 30,
+    "epochs": 60,
+    "dropout": 0.5,
 }
 
 

@@ -21,7 +21,7 @@ DEFAULTS: dict[str, Any] = {
     "optimizer": "sgd",
     "lr": 0.01,
     "schedule": "constant",
-    "batch-size": 40,
+    "batch-size": 100,
     "epochs": 100,
 }
 

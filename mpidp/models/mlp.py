@@ -23,7 +23,7 @@ ACTIVATIONS: dict[str, type[Layer]] = {"relu": ReLU, "gelu": GELU}
 @dataclass
 class Options:
     hidden: str = option(
-        "128,128", "widths of the hidden layers, with commas between them", metavar="N,N,..."
+        "256,256", "widths of the hidden layers, with commas between them", metavar="N,N,..."
     )
     activation: str = option("relu", "between linear layers", choices=tuple(ACTIVATIONS))
     dropout: float = option(0.0, "probability of dropping a hidden element", minimum=0.0, below=1.0)
@@ -35,7 +35,8 @@ DEFAULTS: dict[str, Any] = {
     "lr": 2e-3,
     "schedule": "cosine",
     "batch-size": 64,
-    "epochs": 30,
+    "epochs": 40,
+    "dropout": 0.3,
 }
 
 
