@@ -9,13 +9,16 @@ import pytest
 import mpidp
 from tests.launch import run_alone
 
-BLOCK_MPI = "import sys; sys.modules['mpi4py'] = None\n"  # makes every import of it an ImportError
-NEEDS_MPI = ("mpidp.comm.mpi",)
+EXTRAS = ("mpi4py", "sklearn", "tokenizers", "cupy", "torch", "ml_dtypes")
+BLOCK = (
+    f"import sys; sys.modules.update(dict.fromkeys({EXTRAS}))\n"  # makes every import of them an ImportError
+)
+NEEDS_MORE = ("mpidp.comm.mpi", "cupy")  # parts of the names of modules that need MPI, or CuPy
 
 
 def modules() -> list[str]:
     names = [m.name for m in pkgutil.walk_packages(mpidp.__path__, "mpidp.")]
-    return [name for name in names if name not in NEEDS_MPI and not name.endswith("__main__")]
+    return [name for name in names if not any(part in name for part in (*NEEDS_MORE, "__main__"))]
 
 
 def test_import_is_light():
@@ -25,12 +28,10 @@ def test_import_is_light():
     assert not loaded & {"mpi4py", "numpy", "cupy", "torch", "rich"}
 
 
-def test_every_module_imports_without_mpi():
+def test_every_module_imports_without_mpi_and_the_extras():
     names = modules()
     assert len(names) > 10
-    code = (
-        BLOCK_MPI + "import importlib\n" + "".join(f"importlib.import_module({name!r})\n" for name in names)
-    )
+    code = BLOCK + "import importlib\n" + "".join(f"importlib.import_module({name!r})\n" for name in names)
     run_alone(["-c", code]).check()
 
 
