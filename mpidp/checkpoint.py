@@ -2,7 +2,7 @@
 
     DIR/checkpoints/step-00000100/
         rank-00000.safetensors    what `Strategy.saved` gave on that rank; ranks with nothing to save write none
-        manifest.json             step, ranks, options, and the SHA-256 of every file: written last
+        manifest.json             step, ranks, and the SHA-256 of every file and of itself: written last
 
 The folder is made as `.step-00000100.partial`, every file is synced to disk, and one rename makes it count.
 """
@@ -76,7 +76,7 @@ def write(path: Path, arrays: dict[str, Array]) -> None:
 
 def finish(partial: Path, final: Path, manifest: dict, keep: int) -> None:
     text = partial / "manifest.json"
-    text.write_text(json.dumps(manifest, indent=1))
+    text.write_text(json.dumps(manifest | {"seal": seal(manifest)}, indent=1))
     sync(text)
     sync(partial)
     shutil.rmtree(final, ignore_errors=True)  # of an earlier run that was resumed from before this step
@@ -84,6 +84,12 @@ def finish(partial: Path, final: Path, manifest: dict, keep: int) -> None:
     sync(final.parent)
     for old in complete(final.parent)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
+
+
+def seal(manifest: dict) -> str:
+    """SHA-256 of what the manifest says."""
+    said = {name: value for name, value in manifest.items() if name != "seal"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def sync(path: Path) -> None:
@@ -105,6 +111,12 @@ def complete(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if (path / "manifest.json").is_file())
 
 
+def remove_partial(folder: Path) -> None:
+    """Clear away what killed runs left of checkpoints that they had not finished."""
+    for path in folder.glob(".step-*.partial"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def latest(folder: Path) -> tuple[Path, dict]:
     """The newest complete checkpoint and its manifest. Raises UserError where there is none, or it is unreadable."""
     found = complete(folder)
@@ -113,13 +125,15 @@ def latest(folder: Path) -> tuple[Path, dict]:
     path = found[-1]
     try:
         manifest = json.loads((path / "manifest.json").read_text())
-        version = manifest["format"]
+        version, sealed = manifest["format"], manifest["seal"] == seal(manifest)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise damaged(path, f"manifest.json: {error}") from None
     if version != FORMAT:
         raise UserError(
             f"--resume: {path} has format {version}, this mpidp reads {FORMAT}: use the mpidp that wrote it"
         )
+    if not sealed:
+        raise damaged(path, "manifest.json is not what was written")
     return path, manifest
 
 
@@ -129,16 +143,15 @@ def load(comm: Communicator, path: Path, manifest: dict) -> dict[str, np.ndarray
     Raises UserError on every rank where a file is missing or its SHA-256 differs, or where the checkpoint holds
     ranks' own states and is of another number of ranks.
     """
-    files = manifest["files"]
-    if len(files) > 1 and manifest["ranks"] != comm.size:
+    return together(comm, lambda: read(comm, path, manifest))
+
+
+def read(comm: Communicator, path: Path, manifest: dict) -> dict[str, np.ndarray]:
+    files, ranks, rank = manifest["files"], manifest["ranks"], comm.rank
+    if len(files) > 1 and ranks != comm.size:
         raise UserError(
-            f"--resume: {path} holds the states of {manifest['ranks']} ranks, but this run has {comm.size}: "
-            f"start mpirun -n {manifest['ranks']}"
+            f"--resume: {path} holds the states of {ranks} ranks, but this run has {comm.size}: start mpirun -n {ranks}"
         )
-    return together(comm, lambda: read(comm.rank, path, files))
-
-
-def read(rank: int, path: Path, files: dict[str, str]) -> dict[str, np.ndarray]:
     arrays: dict[str, np.ndarray] = {}
     for name in dict.fromkeys(("rank-00000.safetensors", f"rank-{rank:05d}.safetensors")):
         if name not in files:

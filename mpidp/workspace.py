@@ -124,5 +124,7 @@ def unused(folder: Path) -> Path:
 
 
 def found(folder: Path) -> tuple[str, dict[str, Any]]:
+    """The checkpoint to go on from; what a killed run left of one that it had not finished is removed."""
+    checkpoint.remove_partial(folder / "checkpoints")
     path, manifest = checkpoint.latest(folder / "checkpoints")
     return str(path), manifest
