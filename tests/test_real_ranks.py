@@ -7,7 +7,7 @@ import pytest
 from tests.launch import ROOT, run_ranks
 
 COMMAND = ["-m", "mpi4py", "-m", "pytest", "-x", "-q", "--with-mpi", "-p", "no:cacheprovider"]
-SECONDS = 240
+SECONDS = 300
 
 
 @pytest.mark.timeout(SECONDS + 30)
