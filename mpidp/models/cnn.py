@@ -66,7 +66,16 @@ def build(options: Options, schema: Schema, dtype: Any = np.float32) -> Model:
     for i, outputs in enumerate(channels):
         weight = he_uniform(KERNEL * KERNEL * inputs)
         layers.append(
-            Conv2d(f"conv.{i}", inputs, outputs, KERNEL, padding=KERNEL // 2, weight=weight, bias=False)
+            Conv2d(
+                f"conv.{i}",
+                inputs,
+                outputs,
+                KERNEL,
+                padding=KERNEL // 2,
+                weight=weight,
+                bias=False,
+                pool=POOL,
+            )
         )
         layers += [MaxPool2d(POOL), Bias(f"conv.{i}", outputs), ReLU()]
         inputs, height, width = outputs, height // POOL, width // POOL

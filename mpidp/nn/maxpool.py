@@ -7,9 +7,9 @@ from mpidp.nn.layer import Layer
 class MaxPool2d(Layer):
     """y[b, r, c, k] = max of x[b, r·s : (r+1)·s, c·s : (c+1)·s, k] for x (B, H, W, C), s the window's `size`.
 
-    Rows and columns beyond the last whole window are left out. Of equal values the first in reading order gets the
-    gradient, as in PyTorch: the maximum is taken along each row of a window, then over its rows, and a later value
-    must be greater to win; the gradient goes the same way back.
+    Takes also x (s², B, H // s, W // s, C), the places in a window first, as `Conv2d(pool=s)` gives it: the same
+    maxima from longer runs of memory. Rows and columns beyond the last whole window are left out. Of equal values the
+    first in reading order gets the gradient, as in PyTorch: a later one must be greater to win.
     """
 
     def __init__(self, size: int = 2):
@@ -18,53 +18,50 @@ class MaxPool2d(Layer):
         self.size = size
 
     def plan(self, shape, arena):
-        count, height, width, channels = shape
         s = self.size
-        rows, columns = height // s, width // s
-        if not rows or not columns:
-            raise ValueError(f"max-pool: windows of {s} x {s} do not fit an image of {height} x {width}")
         self.xp = arena.xp
+        self.places_first = len(shape) == 5
+        if self.places_first:
+            places, count, rows, columns, channels = shape
+            if places != s * s:
+                raise ValueError(f"max-pool: windows of {s} x {s}, but {places} places in each were given")
+        else:
+            count, rows, columns, channels = shape[0], shape[1] // s, shape[2] // s, shape[3]
+            self.left_out = [
+                (slice(None), slice(rows * s, None)),
+                (slice(None), slice(None), slice(columns * s, None)),
+            ]
+        if not rows or not columns:
+            raise ValueError(f"max-pool: windows of {s} x {s} do not fit images of shape {shape}")
         self.whole = (slice(None), slice(rows * s), slice(columns * s))
-        self.row_maxima = arena.empty((count, rows * s, columns, channels))
         self.y = arena.empty((count, rows, columns, channels))
-        self.in_row = [arena.empty(self.row_maxima.shape, bool) for _ in range(1, s)]
-        self.over_rows = [arena.empty(self.y.shape, bool) for _ in range(1, s)]
-        # Column j of every window, row i of every window:
-        self.columns = lambda x: [x[self.whole][:, :, j::s] for j in range(s)]
-        self.rows = lambda x: [x.reshape(count, rows, s, columns, channels)[:, :, i] for i in range(s)]
+        self.later_wins = [arena.empty(self.y.shape, bool) for _ in range(1, s * s)]
         self.dx = arena.empty(shape) if self.input_gradient else None
-        self.left_out = [
-            (slice(None), slice(rows * s, None)),
-            (slice(None), slice(None), slice(columns * s, None)),
-        ]
         return self.y.shape
 
+    def places(self, x: Array) -> list[Array]:
+        """One view a place in the window, each of y's shape, in reading order."""
+        if self.places_first:
+            return list(x)
+        s, x = self.size, x[self.whole]
+        return [x[:, i::s, j::s] for i in range(s) for j in range(s)]
+
     def forward(self, x: Array) -> Array:
-        self._maximum(self.columns(x), self.row_maxima, self.in_row)
-        self._maximum(self.rows(self.row_maxima), self.y, self.over_rows)
+        best, *others = self.places(x)
+        for place, wins in zip(others, self.later_wins, strict=True):
+            if self.training:
+                self.xp.greater(place, best, out=wins)
+            best = self.xp.maximum(best, place, out=self.y)
         return self.y
 
     def backward(self, dy: Array) -> Array:
         if self.dx is None:
             return None
-        self._route(dy, self.over_rows, self.rows(self.row_maxima))  # the maxima are no longer needed
-        self._route(self.row_maxima, self.in_row, self.columns(self.dx))
-        for part in self.left_out:
-            self.dx[part] = 0
+        places = self.places(self.dx)
+        for j in range(len(places) - 1, 0, -1):  # dy is used up: what the later places win is taken from it
+            self.xp.multiply(dy, self.later_wins[j - 1], out=places[j])
+            self.xp.subtract(dy, places[j], out=dy if j > 1 else places[0])
+        if not self.places_first:
+            for part in self.left_out:
+                self.dx[part] = 0
         return self.dx
-
-    def _maximum(self, parts: list[Array], out: Array, later_wins: list[Array]) -> None:
-        best = parts[0]
-        for part, wins in zip(parts[1:], later_wins, strict=True):
-            if self.training:
-                self.xp.greater(part, best, out=wins)
-            best = self.xp.maximum(best, part, out=out)
-
-    def _route(self, d: Array, later_wins: list[Array], parts: list[Array]) -> None:
-        """Each element of d to the part that won, 0 to the others; d is used up."""
-        for part, wins in zip(reversed(parts), [*reversed(later_wins), None], strict=True):
-            if wins is None:
-                part[...] = d
-            else:
-                self.xp.multiply(d, wins, out=part)
-                self.xp.subtract(d, part, out=d)

@@ -46,6 +46,26 @@ def test_gradient_without_bias():
     check_layer(*layer_and_input(CASES[1], bias=False))
 
 
+@pytest.mark.parametrize(
+    "case, pool", [*((case, 2) for case in CASES), (CASES[1], 3), (CASES[3], 3), (CASES[7], 5)]
+)
+def test_pooled_order(case, pool):
+    layer, x = layer_and_input(case, pool=pool)
+    check_layer(layer, x)
+    y = layer.forward(x)
+    plain, _ = layer_and_input(case)
+    place(plain, x.shape)
+    plain.weight.value[...], plain.bias.value[...] = layer.weight.value, layer.bias.value
+    expected = plain.forward(x)
+    rows, columns = expected.shape[1] // pool, expected.shape[2] // pool
+    assert y.shape == (pool * pool, len(x), rows, columns, expected.shape[-1])
+    for place_number, got in enumerate(y):
+        i, j = divmod(place_number, pool)
+        np.testing.assert_allclose(
+            got, expected[:, i : rows * pool : pool, j : columns * pool : pool], rtol=1e-12, atol=1e-12
+        )
+
+
 @every_case
 def test_formula(case):
     layer, x = layer_and_input(case)
@@ -102,5 +122,7 @@ def test_wrong_images():
         place(Conv2d("c", 3, 4), (2, 5, 5, 1))
     with pytest.raises(ValueError, match="at least 3 x 3"):
         place(Conv2d("c", 3, 4), (2, 2, 5, 3))
+    with pytest.raises(ValueError, match="at least 5 x 5"):
+        place(Conv2d("c", 3, 4, pool=3), (2, 4, 5, 3))
     with pytest.raises(ValueError, match="padding 3 must be"):
         Conv2d("c", 3, 4, padding=3)

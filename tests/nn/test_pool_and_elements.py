@@ -27,6 +27,24 @@ def test_pool_by_hand():
     np.testing.assert_array_equal(dx[0, :, :, 0], [[0, 10, 0, 0, 0], [0, 0, 20, 0, 0], [0, 0, 0, 0, 0]])
 
 
+@pytest.mark.parametrize("size, shape", POOLS)
+def test_pool_with_places_first_gives_the_same(size, shape):
+    count, height, width, channels = shape
+    rows, columns = height // size, width // size
+    x, dy = rng.normal(size=shape), rng.normal(size=(count, rows, columns, channels))
+    plain, layer = MaxPool2d(size), MaxPool2d(size)
+    place(plain, shape)
+
+    def places_first(a):
+        a = a[:, : rows * size, : columns * size].reshape(count, rows, size, columns, size, channels)
+        return a.transpose(2, 4, 0, 1, 3, 5).reshape(size * size, count, rows, columns, channels)
+
+    place(layer, places_first(x).shape)
+    np.testing.assert_array_equal(layer.forward(places_first(x)), plain.forward(x))
+    np.testing.assert_array_equal(layer.backward(dy.copy()), places_first(plain.backward(dy.copy())))
+    check_layer(MaxPool2d(size), places_first(x))
+
+
 def test_pool_ties_go_to_the_first_in_reading_order():
     layer = MaxPool2d(2)
     place(layer, (1, 2, 6, 1))
@@ -60,7 +78,7 @@ def test_pool_outside_training_gives_the_same_maxima():
 def test_pool_of_a_wrong_size():
     with pytest.raises(ValueError, match="1 x 1 has nothing to choose from"):
         MaxPool2d(1)
-    with pytest.raises(ValueError, match="windows of 3 x 3 do not fit an image of 2 x 5"):
+    with pytest.raises(ValueError, match="windows of 3 x 3 do not fit images of shape"):
         place(MaxPool2d(3), (1, 2, 5, 1))
 
 
