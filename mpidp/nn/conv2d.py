@@ -7,7 +7,7 @@ import numpy as np
 from mpidp.arrays import Array
 from mpidp.nn.layer import Initialiser, Layer, Parameter, constant, uniform
 
-BLOCK = 32768  # elements of unfolded windows at a time: written and multiplied while in a core's second-level cache
+BLOCK = 65536  # elements of unfolded windows at a time: written and multiplied while in a core's second-level cache
 FEW_CHANNELS = 8  # below this many, windows are stored one element after another: longer runs to copy
 
 

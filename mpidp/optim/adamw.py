@@ -80,3 +80,4 @@ class AdamW(Optimizer):
             for run in block.decay:
                 np.multiply(p[run], keep, p[run])
             np.subtract(p, u, p)
+            self._drop_tiny(block, t)

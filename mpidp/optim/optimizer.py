@@ -14,6 +14,9 @@ BLOCK = (
     1 << 16
 )  # elements: the five arrays of a block stay in a core's second-level cache; calls cost nothing beside it
 
+TINY = 1e-30  # state below this changes no parameter; left alone it would shrink on into denormal numbers
+TINY_EVERY = 128  # updates: from TINY, 0.9^128 of it is still a normal float32
+
 
 def decay_runs(parameters: Sequence[Parameter], lo: int, hi: int) -> list[tuple[int, int]]:
     """The maximal runs `[start, stop)` inside [lo, hi) of the flat vector to which weight decay applies, in order."""
@@ -95,6 +98,19 @@ class Optimizer:
                     "resume with the model that wrote it"
                 )
             array[...] = self.xp.asarray(state[name])
+
+    def _drop_tiny(self, block: Block, t: int) -> None:
+        """Set state below TINY to 0, now and then.
+
+        Where a gradient stays 0 (a dead unit, a token that no text holds), state shrinks into denormal numbers and
+        stays there, 0.9 times the least of them being rounded up to itself: 6 to 12 ns an operation instead of 0.2.
+        """
+        if t % TINY_EVERY == 0:
+            work = block.scratch[0]
+            for array in block.state:
+                np.abs(array, work)
+                np.greater(work, TINY, out=work)
+                np.multiply(array, work, array)
 
     def _blocks(self, lo: int, length: int) -> list[Block]:
         """The slice [lo, lo + length) of the flat vector in blocks, cut once for every slice that is asked for."""

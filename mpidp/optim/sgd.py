@@ -56,7 +56,7 @@ class SGD(Optimizer):
 
             cupy_kernels.sgd(self, params, grads, lo, lr, scale)
         elif self.options.momentum:
-            self._step_momentum(params, grads, lo, lr, scale)
+            self._step_momentum(params, grads, lo, lr, t, scale)
         else:
             self._step_plain(params, grads, lo, lr, scale)
 
@@ -72,7 +72,7 @@ class SGD(Optimizer):
             np.multiply(g, rate, u)
             np.subtract(p, u, p)
 
-    def _step_momentum(self, params: Array, grads: Array, lo: int, lr: float, scale: float) -> None:
+    def _step_momentum(self, params: Array, grads: Array, lo: int, lr: float, t: int, scale: float) -> None:
         rate, mu = self._rate, self._mu
         rate[()] = lr
         self._ahead[()] = lr * self.options.momentum
@@ -95,3 +95,4 @@ class SGD(Optimizer):
             else:
                 np.multiply(buf, rate, w)
             np.subtract(p, w, p)
+            self._drop_tiny(block, t)

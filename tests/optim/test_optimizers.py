@@ -162,6 +162,21 @@ def test_equals_pytorch(variant):
     np.testing.assert_allclose(p, expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("variant", ["adamw", "momentum", "nesterov"])
+def test_state_without_gradient_fades_to_zero_not_into_denormals(variant):
+    p = np.ones(6, np.float32)
+    optimizer = make(variant, laid_out([(6,)]), 0, 6, p)
+    g = np.array([1, -1, 1e-3, 1e-12, 0, 3], np.float32)
+    for t in range(1, 2501):
+        optimizer.step(p, g, 0, 1e-3, t)
+        g[:5] = 0
+        for array in optimizer.state().values():
+            assert not ((array != 0) & (np.abs(array) < np.finfo(np.float32).tiny)).any()
+    for array in optimizer.state().values():
+        np.testing.assert_array_equal(array[:5], 0)
+        assert array[5] > 2.9
+
+
 def test_first_adamw_step_by_hand():
     # m̂ = g and v̂ = g² at t = 1, so each element moves by lr·g / (|g| + ε), after losing lr·decay of itself.
     parameters = laid_out([(1, 2), (1,)])
