@@ -1,7 +1,7 @@
 """The hot elementwise maths, three times with the same names.
 
 `plain` is the formula in a few lines, the explanation and the tests' reference; `numpy_kernels` works in blocks that
-stay in a core's cache and allocates nothing; `cupy_kernels` fuses each formula into one or two launches.
+stay in a core's cache and allocates no matrix; `cupy_kernels` fuses each formula into one or two launches.
 """
 
 from types import ModuleType

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 ROWS = 64  # queries of a block: T = 256 then computes 62 % of the square
-CHUNK = 131072  # probabilities worked on at a time
+CHUNK = 65536  # probabilities worked on at a time
 FLOOR = -125.0  # 2^-125 is still a normal float32: exp2 of less would be 4 times slower
 TRUSTED = 2.0**60  # row sums within [1/TRUSTED, TRUSTED] need no maximum subtracted
 
