@@ -66,7 +66,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> typing.NoReturn:
         if message.startswith("unrecognized arguments: "):
-            name = message.split(": ", 1)[1].split()[0]
+            name = next(iter(message.split(": ", 1)[1].split()), "''")
             known = [f"--{n}" for n in sorted(self.known | {"help"})]
             near = difflib.get_close_matches(name.split("=")[0], known, 1)
             message = f"{name}: no such option" + (f"; did you mean {near[0]}?" if near else "; see --help")

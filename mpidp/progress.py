@@ -160,6 +160,7 @@ class Progress:
             "split": run.split,
             "sync": run.sync,
             "collective": job.collective,
+            "compress": "none",
             "ranks": job.comm.size,
             "workers": strategy.workers,
             "parameters": job.model.size,

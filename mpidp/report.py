@@ -109,8 +109,8 @@ class Report:
     def summary(self, facts: dict[str, Any], sample: str | None) -> None:
         """The table at the end."""
         table = Table(show_header=False, box=None, padding=(0, 2))
-        table.add_column(style="bold")
-        table.add_column()
+        table.add_column(style="bold", no_wrap=True)
+        table.add_column(overflow="fold")
         for name, value in summary_rows(facts):
             table.add_row(name, value)
         self.console.print()
@@ -140,7 +140,9 @@ def summary_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         "waiting": facts["seconds_waiting"],
     }
     whole = max(sum(parts.values()), 1e-9)
-    rows.append(("time of rank 0", ", ".join(f"{name} {100 * s / whole:.0f} %" for name, s in parts.items())))
+    rows.append(
+        ("time of a worker", ", ".join(f"{name} {100 * s / whole:.0f} %" for name, s in parts.items()))
+    )
     sent = [f"{min(values)}" if len(set(values)) == 1 else f"{min(values)} to {max(values)}"
             for values in (facts["messages_sent"], facts["bytes_sent"])]  # fmt: skip
     rows.append(("sent by a rank", f"{sent[0]} messages, {sent[1]} bytes"))

@@ -38,7 +38,9 @@ def test_every_rank_gets_back_what_it_wrote(tmp_path):
     assert step == 7
     for rank, arrays in enumerate(loaded):
         assert arrays.keys() == arrays_of(rank).keys()
-        assert all((arrays[k] == v).all() and arrays[k].dtype == v.dtype for k, v in arrays_of(rank, 7).items())
+        assert all(
+            (arrays[k] == v).all() and arrays[k].dtype == v.dtype for k, v in arrays_of(rank, 7).items()
+        )
 
 
 def test_a_rank_that_wrote_nothing_gets_rank_0_s(tmp_path):

@@ -18,7 +18,18 @@ SYNCS = {
     "server": ["--sync", "server"],
     "servers": ["--sync", "server", "--servers", "2"],
     "averaging": ["--sync", "averaging", "--period", "3"],
-    "diloco": ["--sync", "averaging", "--collective", "ring", "--period", "3", "--outer", "sgd", "--sync-steps", "2"],
+    "diloco": [
+        "--sync",
+        "averaging",
+        "--collective",
+        "ring",
+        "--period",
+        "3",
+        "--outer",
+        "sgd",
+        "--sync-steps",
+        "2",
+    ],
     "none": ["--sync", "none", "--collective", "ring"],
 }
 KEYS = {
@@ -68,7 +79,9 @@ def test_gpt_on_four_ranks(tmp_path, sync):
 @pytest.mark.parametrize("sync", ["allreduce", "server", "averaging", "none"])
 def test_linear_regression_reaches_least_squares(tmp_path, sync):
     facts = summary(
-        run_ranks(4, train("--model", "linear", *SYNCS[sync], "--run-dir", tmp_path / "run", "--json"), timeout=100)
+        run_ranks(
+            4, train("--model", "linear", *SYNCS[sync], "--run-dir", tmp_path / "run", "--json"), timeout=100
+        )
     )
     assert facts["data"] == "synthetic-regression" and facts["epochs"] == 100
     assert facts["shard_sizes"] == ([250] * 4 if sync != "server" else [330, 330, 340])
@@ -108,7 +121,19 @@ def test_the_same_model_however_many_ranks(tmp_path):
 @pytest.mark.parametrize("sync", ["allreduce", "servers", "diloco", "none"])
 def test_resuming_gives_the_same_bits(tmp_path, sync):
     """Stopped by a crash after step 8 of 12, with dropout, clipping and an optimizer that has state."""
-    args = [*TINY_GPT, *SYNCS[sync], "--checkpoint-every", 4, "--dropout", 0.1, "--clip", 0.5, "--log-every", 1, "--json"]
+    args = [
+        *TINY_GPT,
+        *SYNCS[sync],
+        "--checkpoint-every",
+        4,
+        "--dropout",
+        0.1,
+        "--clip",
+        0.5,
+        "--log-every",
+        1,
+        "--json",
+    ]
     whole = summary(run_ranks(4, train(*args, "--run-dir", tmp_path / "whole")))
     cut = crash_at(10, [*args, "--run-dir", tmp_path / "cut"])
     assert cut.returncode != 0 and "Traceback" in cut.stderr
@@ -170,7 +195,9 @@ def test_a_loss_that_is_not_finite_is_named(tmp_path):
     args = ["--model", "linear", "--lr", 1e6, "--run-dir", tmp_path / "run"]
     finished = run_ranks(3, train(*args))
     assert finished.returncode == 1 and "Traceback" not in finished.stderr
-    lines = [line for line in finished.stderr.splitlines() if line.startswith("mpidp: error: the loss on rank")]
+    lines = [
+        line for line in finished.stderr.splitlines() if line.startswith("mpidp: error: the loss on rank")
+    ]
     assert len(lines) == 1 and "lower --lr" in lines[0]
 
 
@@ -183,7 +210,10 @@ MISTAKES = {
     "a route that is not used": (["--sync", "server", "--collective", "ring"], "messages of its own"),
     "too many servers": (["--sync", "server", "--servers", "3"], "needs a worker"),
     "batch below workers": (["--batch-size", "2"], "less than the 3 workers"),
-    "workers above samples": (["--model", "linear", "--samples", "2", "--features", "1", "--batch-size", "3"], "2"),
+    "workers above samples": (
+        ["--model", "linear", "--samples", "2", "--features", "1", "--batch-size", "3"],
+        "2",
+    ),
     "no such data": (["--data", "nothing-here"], "no such data source"),
     "no such path": (["--data", "no/such/file.txt"], "no/such/file.txt"),
     "data of another kind": (["--model", "cnn", "--data", "synthetic-regression"], "--model cnn"),
@@ -246,5 +276,11 @@ def test_resume_refuses_another_training(tmp_path):
 def test_help_is_given_once():
     finished = run_ranks(3, train("--help")).check()
     assert finished.stdout.count("usage:") == 1
-    for words in ("what to train:", "keeping ranks in step:", "--sync averaging:", "--period N", "--model gpt:"):
+    for words in (
+        "what to train:",
+        "keeping ranks in step:",
+        "--sync averaging:",
+        "--period N",
+        "--model gpt:",
+    ):
         assert words in finished.stdout

@@ -122,13 +122,13 @@ def guarded(body: Callable[[Communicator], int]) -> int:
         comm = start()
     except UserError as error:
         if launcher_rank() == 0:
-            say(f"error: {error}")
+            say(f"error: {one_line(error)}")
         return 2
     try:
         return body(comm)
     except SharedError as error:
         if comm.rank == 0:
-            say(f"error: {error}")
+            say(f"error: {one_line(error)}")
         return 2
     except KeyboardInterrupt:
         return 130
@@ -136,13 +136,18 @@ def guarded(body: Callable[[Communicator], int]) -> int:
         # Ranks often fail together: each waits its turn, and the first to speak ends the others.
         time.sleep(min(0.3 * comm.rank, 3.0))
         if isinstance(error, UserError | RunError):
-            say(f"error: {error}")
+            say(f"error: {one_line(error)}")
         else:
             say(f"rank {comm.rank} of {comm.size} failed:\n{traceback.format_exc().rstrip()}")
         code = 2 if isinstance(error, UserError) else 1
         if comm.size > 1:
             comm.Abort(code)
         return code
+
+
+def one_line(error: Exception) -> str:
+    """Its text with line breaks (from a file's name, say) made visible."""
+    return str(error).replace("\r", "\\r").replace("\n", "\\n")
 
 
 def say(text: str) -> None:
