@@ -67,7 +67,8 @@ class Job:
 def build(config: Config, comm: Communicator, resumed: Resumed | None = None) -> Job:
     """Load the data, split it over the workers, build the model, and hand both to the strategy.
 
-    A resumed run takes the route that it took before, however fast it is now, to get the same bits. Raises SharedError on every rank for whatever does not fit together.
+    A resumed run takes the route that it took before, however fast it is now, to get the same bits.
+    Raises SharedError on every rank for whatever does not fit together.
     """
     run = config.run
     comm.timeout = run.timeout

@@ -82,7 +82,7 @@ def test_a_checkpoint_damaged_at_any_byte_is_refused(tmp_path, file):
         flipped = bytes([whole[position] ^ 1])
         for damage in (whole[:position], whole[:position] + flipped + whole[position + 1 :]):
             path.write_bytes(damage)
-            with pytest.raises(UserError, match="is damaged|has format"):
+            with pytest.raises(UserError, match=r"is damaged|has format"):
                 load(tmp_path)
 
 
