@@ -53,6 +53,7 @@ class Options:
         for name, value in vars(SIZES[self.size]).items():
             if getattr(self, name) is None:
                 setattr(self, name, value)
+        assert self.width and self.heads
         if self.width % self.heads:
             raise UserError(f"--width {self.width} is not divisible by --heads {self.heads}")
 
@@ -60,11 +61,11 @@ class Options:
 DEFAULTS: dict[str, Any] = {
     "data": "python-docs",
     "optimizer": "adamw",
-    "lr": 1e-3,
+    "lr": 3e-3,
     "schedule": "cosine",
     "warmup": 20,
-    "batch-size": 32,
-    "steps": 300,
+    "batch-size": 16,
+    "steps": 600,
 }
 
 
@@ -125,7 +126,9 @@ def build(options: Options, schema: Any, dtype: Any = np.float32) -> Model:
         raise UserError(
             f"--model gpt learns from text, but this data's kind is {schema.kind!r}: choose a text for --data"
         )
-    layers, heads, width, context = options.layers, options.heads, options.width, options.context
+    layers, heads, width, context = (
+        getattr(options, name) for name in ("layers", "heads", "width", "context")
+    )
     vocabulary = options.vocabulary or schema.outputs
     if vocabulary < schema.outputs:
         raise UserError(

@@ -70,6 +70,11 @@ class Model:
         self.slices = list(pairwise(bounds))  # of each layer of the stack: its [lo, hi) of the flat vectors
         self.params: Array = None
         self.grads: Array = None
+        # A plan is the attributes of every layer and of the loss; kept by the input's shape, and as before any plan.
+        self._plans: dict[tuple[int, ...], list[dict[str, Any]]] = {}
+        self._unplanned: list[dict[str, Any]] = []
+        self._planned: tuple[int, ...] | None = None  # the shape now planned for
+        self._total: Array = None  # sum of the earlier micro-batches' gradients, made when first needed
         self._dropouts = [layer for layer in self.layers if isinstance(layer, Dropout)]
         for index, dropout in enumerate(self._dropouts):
             dropout.index = index
@@ -87,8 +92,9 @@ class Model:
                     f"{name}: need a contiguous vector of {self.size} {self.dtype.name}, "
                     f"got shape {vector.shape} of {vector.dtype}"
                 )
-        if self.params is not None:  # bound before: forget those plans and their memory
-            for part, attributes in zip((*self.layers, self.loss), self._unplanned, strict=True):
+        parts = [*self.layers, self.loss]
+        if self._unplanned:  # bound before: forget those plans and their memory
+            for part, attributes in zip(parts, self._unplanned, strict=True):
                 part.__dict__ = dict(attributes)
         self.params, self.grads = params, grads
         self.xp = array_module(params)
@@ -98,10 +104,8 @@ class Model:
         for layer in self.layers:
             layer.bind()
         self._arena = Arena(self.xp, self.dtype)
-        self._plans: dict[tuple[int, ...], list[dict[str, Any]]] = {}
-        self._planned: tuple[int, ...] | None = None
-        self._unplanned = [dict(vars(part)) for part in (*self.layers, self.loss)]
-        self._total: Array = None  # sum of the earlier micro-batches' gradients, made when first needed
+        self._unplanned = [dict(vars(part)) for part in parts]
+        self._plans, self._planned, self._total = {}, None, None
 
     def initialise(self, seed: int) -> None:
         """Write the initial values into `params`: a function of the seed and each tensor's name alone."""
