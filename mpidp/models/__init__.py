@@ -1,26 +1,15 @@
-"""The models that can be trained. A new one is a module like these and one line in MODELS."""
+"""The models that can be trained. A new one is a module like these and one line in MODELS.
 
-from typing import Any, Protocol
+A model's module holds `Options`, the dataclass of its options; `DEFAULTS`, what choosing this model sets when the user
+does not say (data, optimizer, lr, ...); and `build(options, schema, dtype) -> Model`, which raises UserError where
+the options or the form of the samples (`Schema`) do not fit.
+"""
 
-from mpidp.data.schema import Schema
+from types import ModuleType
+
 from mpidp.models import cnn, gpt, linear, logistic, mlp
-from mpidp.nn.model import Model
 
-
-class ModelSpec(Protocol):
-    """What a model's module holds."""
-
-    Options: type
-    """Its options, a dataclass."""
-    DEFAULTS: dict[str, Any]
-    """What choosing this model sets when the user does not say: data, optimizer, lr, ..."""
-
-    def build(self, options: Any, schema: Schema, dtype: Any) -> Model:
-        """The model for these options and samples of this form; UserError where they do not fit each other."""
-        ...
-
-
-MODELS: dict[str, ModelSpec] = {
+MODELS: dict[str, ModuleType] = {
     "linear": linear,  # least squares
     "logistic": logistic,  # two classes, one logit
     "mlp": mlp,  # dense layers

@@ -27,7 +27,7 @@ class Options:
     channels: str = option(
         "16,32", "channels of the convolutions, with commas between them", metavar="N,N,..."
     )
-    hidden: str = option("128", "widths of the dense layers after them", metavar="N,N,...")
+    hidden: str = option("", "widths of dense layers between them and the outputs", metavar="N,N,...")
     dropout: float = option(
         0.0, "probability of dropping an element before each dense layer", minimum=0.0, below=1.0
     )

@@ -1,9 +1,13 @@
 """What the small models share: the loss that fits the data, lists of widths, a check of the data's kind."""
 
+import math
+
 from mpidp.data.schema import Schema
 from mpidp.errors import UserError
 from mpidp.nn.cross_entropy import SoftmaxCrossEntropy
-from mpidp.nn.layer import Initialiser, uniform
+from mpidp.nn.flatten import Flatten
+from mpidp.nn.layer import Initialiser, Layer, constant, uniform
+from mpidp.nn.linear import Linear
 from mpidp.nn.model import Loss
 from mpidp.nn.squared_error import MeanSquaredError
 
@@ -26,6 +30,14 @@ def require(model: str, schema: Schema, kinds: tuple[str, ...], try_instead: str
 def loss_for(schema: Schema) -> Loss:
     """Softmax cross-entropy for classes, mean squared error for real targets."""
     return SoftmaxCrossEntropy() if schema.kind == "classes" else MeanSquaredError()
+
+
+def one_linear(inputs: tuple[int, ...], outputs: int) -> list[Layer]:
+    """x W + b on flattened samples, from 0; its tensors are named `weight` and `bias`, as in `Data.truth`."""
+    linear = Linear("linear", math.prod(inputs), outputs, constant(0.0))
+    for parameter in linear.parameters():
+        parameter.name = parameter.name.removeprefix("linear.")
+    return [Flatten(), linear] if len(inputs) > 1 else [linear]
 
 
 def widths(option: str, text: str) -> list[int]:

@@ -1,16 +1,12 @@
 """Logistic regression: two classes, one logit z = x w + b."""
 
-import math
 from typing import Any
 
 import numpy as np
 
 from mpidp.data.schema import Schema
 from mpidp.errors import UserError
-from mpidp.models.common import require
-from mpidp.nn.flatten import Flatten
-from mpidp.nn.layer import Layer, constant
-from mpidp.nn.linear import Linear
+from mpidp.models.common import one_linear, require
 from mpidp.nn.logistic import LogisticLoss
 from mpidp.nn.model import Model
 from mpidp.options import NoOptions
@@ -34,7 +30,4 @@ def build(options: NoOptions, schema: Schema, dtype: Any = np.float32) -> Model:
         raise UserError(
             f"--model logistic tells 2 classes apart, but this data has {schema.outputs}: choose --model mlp"
         )
-    layers: list[Layer] = [Flatten()] if len(schema.inputs) > 1 else []
-    linear = Linear("linear", math.prod(schema.inputs), 1, constant(0.0))
-    linear.weight.name, linear.bias.name = "weight", "bias"
-    return Model([*layers, linear], LogisticLoss(), dtype)
+    return Model(one_linear(schema.inputs, 1), LogisticLoss(), dtype)

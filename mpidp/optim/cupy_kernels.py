@@ -59,7 +59,7 @@ def adamw(optimizer: "AdamW", params: Array, grads: Array, lo: int, lr: float, t
 def sgd(optimizer: "SGD", params: Array, grads: Array, lo: int, lr: float, scale: float) -> None:
     """`SGD.step` on device arrays."""
     o = optimizer.options
-    constants = (lr, scale, o.weight_decay)
+    constants: tuple[float, ...] = (lr, scale, o.weight_decay)
     if o.momentum:
         kernel = _kernel(
             "mpidp_sgd_momentum", "T lr, T scale, T decay, T mu, bool nesterov", "T p, T buf", SGD_MOMENTUM
@@ -72,7 +72,7 @@ def sgd(optimizer: "SGD", params: Array, grads: Array, lo: int, lr: float, scale
 
 def _edges(optimizer: "Optimizer") -> tuple[Array, int]:
     """The boundaries of the decayed runs as a device array (made once), and how many they are."""
-    if not hasattr(optimizer, "device_edges"):
+    if optimizer.device_edges is None:
         edges = [edge for run in optimizer.decay_runs for edge in run]
         optimizer.device_edges = optimizer.xp.array(edges or [0], dtype="int64"), len(edges)
     return optimizer.device_edges

@@ -50,6 +50,7 @@ class Optimizer:
     Options: Any
     state_names: tuple[str, ...] = ()
     scratch_count = 1
+    device_edges: tuple[Array, int] | None = None  # on a device: see `cupy_kernels`
 
     def __init__(self, options: Any, parameters: Sequence[Parameter], lo: int, hi: int, like: Array):
         self.options, self.lo, self.hi = options, lo, hi
