@@ -1,5 +1,6 @@
 """From options to the parts of a run: data, split, model, strategy."""
 
+import os
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ from mpidp.optim import OPTIMIZERS, SCHEDULES
 from mpidp.strategies import STRATEGIES, Setup, Step, Strategy
 from mpidp.strategies.base import unprefixed
 from mpidp.workspace import Resumed
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 
 
 @dataclass
@@ -118,8 +121,15 @@ def make_split(config: Config, data: Data, workers: int) -> Split:
 
 
 def pin_threads(threads: int | None, comm: Communicator) -> None:
-    """BLAS threads of this rank: more ranks a node than one share its cores, so each gets one by default."""
-    threadpoolctl.threadpool_limits(threads or (len(cores()) if comm.size == 1 else 1))
+    """BLAS threads of this rank: 1, or all cores where one rank is alone, unless the environment says otherwise.
+
+    Ranks of one host share its cores, and a thread that waits for another rank's thread is worse than none.
+    """
+    if threads is None:
+        if any(name in os.environ for name in THREAD_VARIABLES):
+            return
+        threads = len(cores()) if comm.size == 1 else 1
+    threadpoolctl.threadpool_limits(threads)
 
 
 def require_memory(model: Model, strategy: type[Strategy], config: Config, comm: Communicator) -> None:

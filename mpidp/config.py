@@ -63,7 +63,9 @@ class RunOptions:
     checkpoint_every: int | None = option(None, "steps between two checkpoints (none by default)", minimum=1)
     keep_checkpoints: int = option(2, "how many of them to keep", minimum=1)
     threads: int | None = option(
-        None, "BLAS threads a rank (default: 1; all cores where one rank is alone)", minimum=1
+        None,
+        "BLAS threads a rank (default: OMP_NUM_THREADS, else 1, or all cores for one rank alone)",
+        minimum=1,
     )
     timeout: float = option(600.0, "seconds that a rank waits for another before it gives up", above=0)
     json: bool = option(False, "print the summary as JSON, the last line of standard output")

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from mpidp.comm.world import guarded
 from mpidp.commandline import parse_small
 from mpidp.errors import UserError
 from mpidp.model_file import load_model
-from mpidp.models.gpt import generate
+from mpidp.models.gpt import stream
 from mpidp.options import option
 
 
@@ -43,10 +44,16 @@ def run(comm: Communicator, arguments: Sequence[str]) -> int:
     if not len(prompt):
         raise UserError("--prompt is empty: give at least one character to go on from")
     rng = np.random.default_rng(options.seed)
-    ids = generate(
-        saved.model, prompt, options.tokens, options.temperature, options.top_k, rng, saved.tokenizer.size
-    )
-    print(options.prompt + saved.tokenizer.decode(ids), flush=True)
+    tokens = stream(saved.model, prompt, options.temperature, options.top_k, rng, saved.tokenizer.size)
+    print(options.prompt, end="", flush=True)
+    ids, shown = [], ""
+    for token in islice(tokens, options.tokens):
+        ids.append(token)
+        text = saved.tokenizer.decode(ids)
+        if not text.endswith("\ufffd"):  # else a character may be half written
+            print(text[len(shown) :], end="", flush=True)
+            shown = text
+    print(saved.tokenizer.decode(ids)[len(shown) :], flush=True)
     return 0
 
 

@@ -5,15 +5,19 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from safetensors import SafetensorError
 
 from mpidp.arrays import to_host
 from mpidp.building import Job
+from mpidp.comm.world import together
+from mpidp.errors import UserError
 from mpidp.model_file import save_model
-from mpidp.models.gpt import generate
+from mpidp.models.gpt import stream
 from mpidp.report import Report
 from mpidp.strategies import Step
 from mpidp.workspace import Resumed, write_whole
@@ -123,19 +127,27 @@ class Progress:
         job, config = self.job, self.job.config
         self.report.end()
         summary = self.summary(scores)
+        together(job.comm, lambda: self.write(summary) if job.comm.rank == 0 else None)
         if job.comm.rank == 0:
-            save_model(
-                self.folder / "model.safetensors", job.model, config, job.data.schema, job.data.tokenizer
-            )
-            write_whole(self.folder / "summary.json", json.dumps(summary, indent=1))
-            text = None
-            if job.data.tokenizer is not None and self.tokens:
-                text = sample(job, self.tokens)
-            self.report.summary(summary, text)
+            is_text = job.data.tokenizer is not None and self.tokens
+            self.report.summary(summary, sample(job, self.tokens) if is_text else None)
             if config.run.json:
                 print(json.dumps(summary), flush=True)
         job.comm.Barrier()  # no rank ends, and so ends the job for some launchers, before the model is written
         return summary
+
+    def write(self, summary: dict[str, Any]) -> None:
+        job = self.job
+        try:
+            save_model(
+                self.folder / "model.safetensors", job.model, job.config, job.data.schema, job.data.tokenizer
+            )
+            write_whole(self.folder / "summary.json", json.dumps(summary, indent=1) + "\n")
+        except (OSError, SafetensorError) as error:
+            raise UserError(
+                f"the merged model cannot be written into {self.folder} ({error}): mend that, then --resume goes on "
+                "from the last checkpoint"
+            ) from None
 
     def summary(self, scores: "Scores") -> dict[str, Any]:
         job, run, strategy = self.job, self.job.config.run, self.job.strategy
@@ -205,10 +217,15 @@ def weight_error(job: Job) -> float | None:
 
 
 def sample(job: Job, context: int) -> str:
-    """What the merged model writes after the first words of the held-out text."""
+    """What the merged model writes after the first words of the held-out text: 200 tokens, or what 5 seconds allow."""
     tokenizer = job.data.tokenizer
     x, _ = job.data.validation.batch(np.array([0]))
     prompt = x[0, : min(24, context // 2)]
     rng = np.random.default_rng(job.config.run.seed)
-    ids = generate(job.model, prompt, 200, temperature=0.8, top_k=40, rng=rng, vocabulary=tokenizer.size)
+    deadline = time.perf_counter() + 5
+    ids = []
+    for token in islice(stream(job.model, prompt, 0.8, 40, rng, tokenizer.size), 200):
+        ids.append(token)
+        if time.perf_counter() > deadline:
+            break
     return tokenizer.decode(prompt) + "│" + tokenizer.decode(ids)

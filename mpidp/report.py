@@ -46,6 +46,7 @@ class Report:
         self.unit = unit
         self.path = run_dir / "metrics.jsonl"
         self.lines_shown = 0
+        self.warned = False  # that metrics cannot be written
         is_terminal, width = terminal() if speaks else (False, 100)
         self.console = Console(
             quiet=not speaks, force_terminal=is_terminal, width=max(width, 60), highlight=False
@@ -92,8 +93,13 @@ class Report:
             self.say(f"step {line['step']:>6}/{self.steps}  validation loss {line['validation_loss']:.4f}")
 
     def append(self, line: dict[str, Any]) -> None:
-        with self.path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        try:
+            with self.path.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            if not self.warned:
+                self.say(f"warning: {self.path} cannot be written: {error.strerror}; training goes on")
+            self.warned = True
 
     def end(self) -> None:
         if self.progress is not None:

@@ -1,8 +1,9 @@
 """GPT-2 (Radford et al. 2019): pre-norm transformer, learned positions, tanh GELU, output tied to the token table."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -147,34 +148,38 @@ def build(options: Options, schema: Any, dtype: Any = np.float32) -> Model:
     return Model(stack, SoftmaxCrossEntropy(), dtype)
 
 
-def generate(
+def stream(
     model: Model,
     ids: Sequence[int],
-    count: int,
     temperature: float = 1.0,
     top_k: int | None = None,
     rng: np.random.Generator | None = None,
     vocabulary: int | None = None,
-) -> list[int]:
-    """`count` token ids that continue `ids`, each drawn from softmax(z / temperature) of the `top_k` likeliest tokens.
+) -> Iterator[int]:
+    """Token ids that continue `ids`, without end, each drawn from softmax(z / temperature) of the `top_k` likeliest.
 
     Temperature 0 takes the likeliest. Only ids below `vocabulary` (default: all) are drawn. The last `context` tokens
-    are looked at, filled up on the right to always the same length: attention is causal, so that the filling changes
-    nothing, and the model is planned once.
+    are looked at, filled up on the right to a power of two: attention is causal, so that the filling changes nothing,
+    and the model is planned for a few lengths alone.
     """
     if not len(ids):
         raise UserError("generating needs at least one token to go on from: the prompt is empty")
     rng = rng or np.random.default_rng()
     context = next(p.shape[0] for p in model.parameters if p.name == "wpe.weight")
-    ids = [int(i) for i in ids]
-    window = np.zeros((1, context), np.int32)
-    start = len(ids)
-    for _ in range(count):
-        recent = ids[-context:]
+    recent = [int(i) for i in ids]
+    while True:
+        recent = recent[-context:]
+        window = np.zeros((1, min(context, max(32, 1 << (len(recent) - 1).bit_length()))), np.int32)
         window[0, : len(recent)] = recent
         z = to_host(model.predict(window)[0, len(recent) - 1, :vocabulary]).astype(np.float64)
-        ids.append(int(z.argmax()) if temperature == 0 else _draw(z / temperature, top_k, rng))
-    return ids[start:]
+        token = int(z.argmax()) if temperature == 0 else _draw(z / temperature, top_k, rng)
+        recent.append(token)
+        yield token
+
+
+def generate(model: Model, ids: Sequence[int], count: int, **how: Any) -> list[int]:
+    """The first `count` tokens of `stream(model, ids, **how)`."""
+    return list(islice(stream(model, ids, **how), count))
 
 
 def _draw(z: np.ndarray, top_k: int | None, rng: np.random.Generator) -> int:
