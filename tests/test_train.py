@@ -247,6 +247,16 @@ def test_options_that_differ_between_ranks(tmp_path):
         assert words in error_line(finished)
 
 
+def test_another_version_on_one_rank():
+    one = [sys.executable, *train(*TINY_GPT)]
+    older = "import sys, mpidp; mpidp.__version__ = '0.0.1'; from mpidp.train import main; sys.exit(main())"
+    mpiexec = find_mpiexec() or pytest.skip("no mpiexec")
+    finished = run_program(
+        [mpiexec, "-n", "1", *one, ":", "-n", "1", sys.executable, "-c", older, *one[3:]], 60
+    )
+    assert "rank 1 has the version of mpidp = '0.0.1'" in error_line(finished)
+
+
 def test_a_launcher_of_another_mpi_is_refused():
     """Open MPI's mpirun sets OMPI_COMM_WORLD_SIZE; MPICH's library would believe that each rank is alone."""
     mpiexec = find_mpiexec() or pytest.skip("no mpiexec")

@@ -25,6 +25,8 @@ def permutation(n: int, seed: int, *place: int) -> np.ndarray:
     sorting algorithm gives the same order. NumPy keeps the words of a bit generator over versions, and not
     the draws of `Generator` (NEP 19).
     """
+    if n < 2:
+        return np.arange(n)
     mask = np.uint64((1 << max(n - 1, 0).bit_length()) - 1)
     keys = generator(seed, *place).bit_generator.random_raw(n)
     keys &= ~mask

@@ -64,6 +64,7 @@ DEFAULTS: dict[str, Any] = {
     "optimizer": "adamw",
     "lr": 3e-3,
     "schedule": "cosine",
+    "clip": 1.0,
     "warmup": 20,
     "batch-size": 16,
     "steps": 600,
