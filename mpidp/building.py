@@ -56,7 +56,7 @@ class Job:
 
     def save(self, folder: Path, t: int, facts: dict[str, Any]) -> str | None:
         """Write a checkpoint of step t; None, or why it could not be written."""
-        keep = self.config.run.keep_checkpoints
+        keep = self.config.run.keep_checkpoints or 2
         return checkpoint.save(self.comm, folder / "checkpoints", t, self.strategy.saved(), facts, keep)
 
     def load(self, resumed: Resumed) -> int:

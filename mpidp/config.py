@@ -61,7 +61,7 @@ class RunOptions:
     run_dir: str | None = option(None, "where to write (default: a new folder in runs/)", metavar="DIR")
     resume: bool = option(False, "go on from the last complete checkpoint in --run-dir")
     checkpoint_every: int | None = option(None, "steps between two checkpoints (none by default)", minimum=1)
-    keep_checkpoints: int = option(2, "how many of them to keep", minimum=1)
+    keep_checkpoints: int | None = option(None, "how many of them to keep (default: 2)", minimum=1)
     threads: int | None = option(
         None,
         "BLAS threads a rank (default: OMP_NUM_THREADS, else 1, or all cores for one rank alone)",
@@ -69,6 +69,12 @@ class RunOptions:
     )
     timeout: float = option(600.0, "seconds that a rank waits for another before it gives up", above=0)
     json: bool = option(False, "print the summary as JSON, the last line of standard output")
+
+    def __post_init__(self) -> None:
+        if self.keep_checkpoints is not None and self.checkpoint_every is None:
+            raise UserError(
+                f"--keep-checkpoints {self.keep_checkpoints} needs --checkpoint-every N, without which there are none"
+            )
 
 
 GROUPS = {

@@ -31,7 +31,6 @@ class Progress:
 
     def __init__(self, job: Job, folder: Path, resumed: Resumed | None):
         self.job, self.folder = job, folder
-        self.resumed = resumed
         self.tokens = job.data.schema.inputs[0] if job.data.schema.kind == "tokens" else None
         self.report = Report(job.comm.rank == 0, job.steps, folder, "tokens" if self.tokens else "samples")
         self.started = time.perf_counter()
@@ -39,18 +38,17 @@ class Progress:
         self.samples = 0  # worked on by all ranks in these seconds
         self.loss, self.count = 0.0, 0  # of this rank, since the last logged step
         self.logged_at = (0.0, 0)  # (seconds, samples) then
-        self.last: dict[str, Any] = {}
-        self.before: dict[str, Any] = {}
+        # What a run knows of itself and hands on to the one that resumes it.
+        known = resumed.manifest if resumed else {}
+        self.before: float | None = known.get("validation_loss_before")
+        self.last: dict[str, Any] = known.get("last", {})
 
-    def begin(self, done: int, scores: "Scores") -> None:
-        """Say what runs; `scores`: of the model before the first step."""
+    def begin(self, done: int, scores: "Scores | None") -> None:
+        """Say what runs; `scores`: of the model before the first step, where this is the run's beginning."""
         job, config = self.job, self.job.config
         self.done = done
-        facts = self.resumed.manifest if self.resumed else {}
-        self.before = facts.get("before") or {
-            "validation_loss": scores.loss,
-            "validation_accuracy": scores.accuracy,
-        }
+        if scores is not None:
+            self.before = scores.loss
         self.report.keep_metrics_until(done)
         ranks = f"{job.comm.size} rank{'s' * (job.comm.size > 1)}"
         if job.strategy.workers < job.comm.size:
@@ -65,7 +63,7 @@ class Progress:
             f"({len(job.data.train):,} samples to train, {len(job.data.validation):,} held out); "
             f"{ranks}, {config.run.sync}{route}"
         )
-        begins = f"goes on after step {done}" if done else f"validation loss {scores.loss:.4f}"
+        begins = f"goes on after step {done}" if done else f"validation loss {self.before:.4f}"
         epochs = job.steps / job.split.steps_per_epoch
         say(
             f"{job.steps} steps of {config.run.batch_size} samples ({epochs:.3g} epochs), into {self.folder}; {begins}"
@@ -94,15 +92,17 @@ class Progress:
         """The mean loss of all samples since the last logged step, over all ranks."""
         loss, count = self.job.comm.sum([self.loss, self.count])
         seconds, samples = self.seconds - self.logged_at[0], self.samples - self.logged_at[1]
-        rate = samples * (self.tokens or 1) / max(seconds, 1e-9)
+        rate = samples / max(seconds, 1e-9)
         self.last = {
             "step": step.t,
             "epoch": round(step.t / self.job.split.steps_per_epoch, 4),
             "train_loss": loss / count,
             "lr": step.lr,
             "seconds": round(self.seconds, 6),
-            "per_second": round(rate, 3),
+            "samples_per_second": round(rate, 3),
         }
+        if self.tokens:
+            self.last["tokens_per_second"] = round(rate * self.tokens, 3)
         self.report.metrics(self.last)
         self.loss, self.count, self.logged_at = 0.0, 0, (self.seconds, self.samples)
 
@@ -115,7 +115,11 @@ class Progress:
 
     def facts(self) -> dict[str, Any]:
         """What a resumed run must know of this one beside its state."""
-        return {"collective": self.job.collective, "before": self.before, "last": self.last}
+        return {
+            "collective": self.job.collective,
+            "validation_loss_before": self.before,
+            "last": self.last,
+        }
 
     def saved(self, t: int, error: str | None) -> None:
         """A checkpoint was written, or could not be."""
@@ -187,7 +191,7 @@ class Progress:
             "samples_per_second": rate,
             **({"tokens_per_second": rate * self.tokens} if self.tokens else {}),
             "train_loss": self.last.get("train_loss"),
-            "validation_loss_before": self.before["validation_loss"],
+            "validation_loss_before": self.before,
             "validation_loss": scores.loss,
             "accuracy": scores.accuracy if job.data.schema.kind == "classes" else None,
             "weight_error": weight_error(job),

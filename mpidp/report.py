@@ -79,7 +79,7 @@ class Report:
         if not self.speaks:
             return
         self.append(line)
-        rate = f"{thousands(line['per_second'])} {self.unit}/s"
+        rate = f"{thousands(line[self.unit + '_per_second'])} {self.unit}/s"
         if self.progress is not None:
             self.progress.update(self.task, loss=f"{line['train_loss']:.4f}", rate=rate)
         elif line["step"] * 10 >= self.steps * (self.lines_shown + 1):

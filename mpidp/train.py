@@ -32,7 +32,7 @@ def train(config: Config, comm: Communicator, folder: Path, resumed: Resumed | N
     model.initialise(run.seed)
     strategy.start()  # replicas equal
     done = job.load(resumed) if resumed else 0
-    progress.begin(done, score(job))
+    progress.begin(done, None if resumed else score(job))
 
     for t in range(done + 1, job.steps + 1):
         with progress.stepping():

@@ -95,6 +95,7 @@ def test_options_are_refused_where_nothing_uses_them():
     assert "--optimizer sgd; this run has --optimizer adamw" in refused("--momentum", 0.9)
     assert "--model gpt; this run has --model linear" in refused("--model", "linear", "--layers", 3)
     assert "--split dirichlet; this run has --split contiguous" in refused("--alpha", 3)
+    assert "needs --checkpoint-every" in refused("--keep-checkpoints", 3)
 
 
 def test_a_default_of_one_choice_does_not_stand_in_the_way_of_another():
