@@ -10,15 +10,17 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from mpidp.comm.world import launcher_size
+
 LAUNCHERS = ("mpirun", "mpiexec", "hydra", "prterun", "orterun", "srun")
 
 
 def terminal() -> tuple[bool, int]:
     """(whether standard output ends in a terminal, its width in columns).
 
-    Under mpirun a rank writes into a pipe; what counts is where the launcher's own output goes.
+    Under mpirun a rank writes to the launcher; what counts is where the launcher's own output goes.
     """
-    if sys.stdout.isatty():
+    if launcher_size() is None and sys.stdout.isatty():  # Open MPI makes a pty for every rank
         return True, os.get_terminal_size(sys.stdout.fileno()).columns
     pid = os.getppid()
     try:

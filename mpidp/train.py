@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mpidp.building import build
 from mpidp.comm import Communicator
 from mpidp.comm.world import guarded
@@ -65,7 +67,10 @@ def run(comm: Communicator, arguments: Sequence[str]) -> int:
     if wants_help(arguments, speaks=comm.rank == 0):
         return 0
     config, folder, resumed = configure(comm, arguments)
-    train(config, comm, folder, resumed)
+    with np.errstate(
+        all="ignore"
+    ):  # a loss that is not finite is told as one error, not as warnings of every rank
+        train(config, comm, folder, resumed)
     return 0
 
 

@@ -4,6 +4,7 @@ import os
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -35,40 +36,39 @@ def launcher_size() -> tuple[int, str] | None:
     return None
 
 
-def library_version() -> str:
-    """The first line of the MPI library's own description, or "" where no MPI can be loaded."""
-    try:
-        from mpi4py import MPI
-    except (ImportError, RuntimeError):
-        return ""
-    return MPI.Get_library_version().splitlines()[0].strip()
-
-
 def start() -> Communicator:
     """The communicator of all ranks; without a launcher or without any MPI, that of one rank alone.
 
-    Raises UserError where a launcher started several ranks but the MPI library believes that each is alone
-    (mpirun of one MPI, library of another), and where the ranks need an MPI and none can be loaded.
+    Raises UserError where ranks were launched but no MPI library can be loaded, and where mpirun is of one MPI and
+    the library of another: then each rank would believe to be alone, or the library would end it without a reason.
     """
+    from mpidp.comm.probe import initialise, library, mismatch
+
     launched = launcher_size()
-    for name, value in OPEN_MPI_SETTINGS.items():
-        os.environ.setdefault(name, value)
-    try:
-        from mpidp.comm.mpi import MPI, MPICommunicator
-    except (ImportError, RuntimeError) as error:
-        if launched is None or launched[0] == 1:
-            return ThreadCommunicator(0, 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore"
+        )  # mpi4py's own word on a foreign launcher, from every rank; ours is enough
+        found = library()
+        if found.error:
+            if launched is None or launched[0] == 1:
+                return ThreadCommunicator(0, 1)
+            raise UserError(
+                f"{launched[0]} ranks were launched by {launched[1]}, but mpi4py cannot load an MPI library "
+                f"({found.error}): pip install 'mpidp[mpich]', or load your cluster's MPI module"
+            )
+        foreign = mismatch(found.vendor) != ""
+        if not foreign:
+            _, size = initialise()
+            foreign = launched is not None and launched[0] > 1 and size == 1
+    if launched is not None and foreign:
         raise UserError(
-            f"{launched[0]} ranks were launched by {launched[1]}, but mpi4py cannot load an MPI library "
-            f"({str(error).splitlines()[0]}): pip install 'mpidp[mpich]', or load your cluster's MPI module"
-        ) from error
-    size = MPI.COMM_WORLD.size
-    if launched is not None and size == 1 and launched[0] > 1:
-        raise UserError(
-            f"mpirun belongs to {launched[1]} and started {launched[0]} ranks, but mpi4py loaded another MPI "
-            f"({library_version()}), in which every rank believes it is alone: use the mpirun of that library, "
+            f"mpirun belongs to {launched[1]} and started {launched[0]} ranks, but mpi4py loaded {found.vendor} "
+            f"{found.version}, in which every rank believes it is alone: use the mpirun of that library, "
             f"or install its match in this environment ({sys.prefix})"
         )
+    from mpidp.comm.mpi import MPI, MPICommunicator
+
     return MPICommunicator(MPI.COMM_WORLD)
 
 
