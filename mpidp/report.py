@@ -1,8 +1,6 @@
 """What a run tells: a progress bar on a terminal, lines where there is none, metrics.jsonl, the summary."""
 
 import json
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,33 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from mpidp.comm.world import launcher_size
-
-LAUNCHERS = ("mpirun", "mpiexec", "hydra", "prterun", "orterun", "srun")
-
-
-def terminal() -> tuple[bool, int]:
-    """(whether standard output ends in a terminal, its width in columns).
-
-    Under mpirun a rank writes to the launcher; what counts is where the launcher's own output goes.
-    """
-    if launcher_size() is None and sys.stdout.isatty():  # Open MPI makes a pty for every rank
-        return True, os.get_terminal_size(sys.stdout.fileno()).columns
-    pid = os.getppid()
-    try:
-        for _ in range(4):
-            name = Path(f"/proc/{pid}/comm").read_text()
-            if name.startswith(LAUNCHERS):
-                target = os.open(f"/proc/{pid}/fd/1", os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
-                try:
-                    if os.isatty(target):
-                        return True, os.get_terminal_size(target).columns
-                finally:
-                    os.close(target)
-            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    except (OSError, ValueError):
-        pass  # no /proc, or a launcher on another host: there is no terminal that we could know of
-    return False, 100
+from mpidp.machine import terminal_columns
 
 
 class Report:
@@ -49,12 +21,15 @@ class Report:
         self.path = run_dir / "metrics.jsonl"
         self.lines_shown = 0
         self.warned = False  # that metrics cannot be written
-        is_terminal, width = terminal() if speaks else (False, 100)
+        columns = terminal_columns() if speaks else None
         self.console = Console(
-            quiet=not speaks, force_terminal=is_terminal, width=max(width, 60), highlight=False
+            quiet=not speaks,
+            force_terminal=columns is not None,
+            width=max(columns or 100, 60),
+            highlight=False,
         )
         self.progress: Progress | None = None
-        if speaks and is_terminal:
+        if columns is not None:
             self.progress = Progress(
                 TextColumn("training"),
                 BarColumn(),

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 import mpidp
+from mpidp.machine import shared_memory_leftovers
 
 ROOT = Path(__file__).parents[1]
 LAUNCHER_PREFIXES = (
@@ -117,6 +118,7 @@ def run_program(
     cwd: str | os.PathLike[str] | None = None,
 ) -> Finished:
     mark = uuid.uuid4().hex
+    segments = set(shared_memory_leftovers())
     # Files, not pipes: a process that outlives the launcher cannot keep us reading.
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         began = time.monotonic()
@@ -137,6 +139,9 @@ def run_program(
         finally:
             end_launch(process, mark)
         seconds = time.monotonic() - began
+        if process.returncode:  # MPI libraries tidy up when they are finalised, and not when they are aborted
+            for path in set(shared_memory_leftovers()) - segments:
+                path.unlink(missing_ok=True)
         texts = []
         for stream in (out, err):
             stream.seek(0)

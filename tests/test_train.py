@@ -98,7 +98,8 @@ def test_one_rank_without_any_mpi(tmp_path):
     program = (
         "import sys, types\n"
         "broken = types.ModuleType('mpi4py')\n"
-        "broken.__path__ = []\n"
+        "broken.__path__, broken.__version__ = [], '4'\n"
+        "broken.rc = types.SimpleNamespace()\n"
         "sys.modules['mpi4py'] = broken\n"
         "from mpidp.train import main\n"
         "sys.exit(main(sys.argv[1:]))\n"
