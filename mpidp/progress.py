@@ -230,4 +230,7 @@ def sample(job: Job) -> str:
         ids.append(token)
         if time.perf_counter() > deadline:
             break
-    return "The " + tokenizer.decode(ids)
+    text = "The " + tokenizer.decode(ids)
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text
+    )  # no escapes to the terminal
