@@ -13,7 +13,7 @@ from mpidp import checkpoint
 from mpidp.arrays import Array
 from mpidp.collectives import AUTO, COLLECTIVES, fastest
 from mpidp.comm import Communicator
-from mpidp.comm.world import require_same, together
+from mpidp.comm.world import SharedError, require_same, together
 from mpidp.config import Config
 from mpidp.data import Data, Request
 from mpidp.data import load as load_data
@@ -96,7 +96,9 @@ def build(config: Config, comm: Communicator, resumed: Resumed | None = None) ->
     collective = resumed.manifest["collective"] if resumed else run.collective
     if strategy_type.uses_collective:
         if collective == AUTO:
-            collective, calibration = fastest(comm.Dup(), model.size, np.empty(0, dtype))
+            collective, calibration = fastest(comm.Dup(), model.size, dtype)
+        elif reason := COLLECTIVES[collective].unable(comm, dtype):
+            raise SharedError(f"--collective {collective}: {reason}; choose another, or auto")
     optimizer = OPTIMIZERS[run.optimizer]
     setup = Setup(
         comm=sync,
@@ -135,17 +137,14 @@ def pin_threads(threads: int | None, comm: Communicator) -> None:
 def require_memory(model: Model, strategy: type[Strategy], config: Config, comm: Communicator) -> None:
     """Raise UserError where the flat vectors of the ranks on this host alone exceed its free memory."""
     free = memory_available()
-    vectors = (
-        2
-        + strategy.extra_vectors(config.sync)
-        + OPTIMIZERS[config.run.optimizer].state_vectors(config.optimizer)
-    )
+    states = OPTIMIZERS[config.run.optimizer].state_vectors(config.optimizer)
+    vectors = 2 + strategy.extra_vectors(config.sync) + states * strategy.optimizer_share(comm.size)
     here = socket.gethostname()
     ranks = comm.allgather(here).count(here)
-    need = vectors * model.size * model.dtype.itemsize * ranks
+    need = int(vectors * model.size * model.dtype.itemsize * ranks)
     if free is not None and need > free:
         raise UserError(
-            f"--model {config.run.model} has {model.size:,} parameters: {vectors} vectors of {config.run.dtype} for "
+            f"--model {config.run.model} has {model.size:,} parameters: {vectors:g} vectors of {config.run.dtype} for "
             f"{ranks} rank(s) on {here} are {need / 2**30:.1f} GiB, more than the {free / 2**30:.1f} GiB that are "
             "free: a smaller model, fewer ranks a host"
         )

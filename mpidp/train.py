@@ -31,8 +31,9 @@ def train(config: Config, comm: Communicator, folder: Path, resumed: Resumed | N
     open_folder(config, folder, comm)
     progress = Progress(job, folder, resumed)
 
-    model.initialise(run.seed)
-    strategy.start()  # replicas equal
+    if comm.rank == 0:
+        model.initialise(run.seed)
+    strategy.start()  # replicas equal to rank 0's
     done = job.load(resumed) if resumed else 0
     progress.begin(done, None if resumed else score(job))
 

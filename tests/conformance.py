@@ -58,8 +58,8 @@ class Run:
         self.x = self.x.astype(dtype)
         labels, workers = self.y, self.strategy.workers
         self.split = SPLITS[split](SAMPLES, BATCH, workers, 3, labels, SPLITS[split].Options())
-        # Replicas differ until `start` makes them one.
-        self.model.initialise(comm.rank)
+        if comm.rank == 0:  # the others hold zeros until `start` makes all replicas one
+            self.model.initialise(0)
         self.strategy.start()
         self.t = 0
 
@@ -151,8 +151,8 @@ def starts_equal(comm: Communicator, name: str, case: int):
     assert (run.strategy.params == fresh.params).all()
 
 
-def sends_what_the_formula_says(comm: Communicator, name: str, case: int, clip=None):
-    run = Run(comm, name, case, clip=clip)
+def sends_what_the_formula_says(comm: Communicator, name: str, case: int, clip=None, collective="ring"):
+    run = Run(comm, name, case, clip=clip, collective=collective)
     for t in range(1, 11):
         before = run.strategy.comm.traffic.copy()
         run.steps(1)
@@ -160,9 +160,9 @@ def sends_what_the_formula_says(comm: Communicator, name: str, case: int, clip=N
         assert (sent.messages, sent.bytes) == run.strategy.cost(t)
 
 
-def resumes_with_the_same_bits(comm: Communicator, name: str, case: int):
+def resumes_with_the_same_bits(comm: Communicator, name: str, case: int, collective="ring"):
     """Saved after 5 of 11 steps and taken up by a new run, with an optimizer that has state and clipping."""
-    settings = {"optimizer": ("adamw", {}), "clip": 0.5, "lr": 0.01}
+    settings = {"optimizer": ("adamw", {}), "clip": 0.5, "lr": 0.01, "collective": collective}
     whole = Run(comm, name, case, **settings).steps(5)
     saved = {key: array.copy() for key, array in whole.strategy.saved().items()}
     listed = comm.bcast({key: array.tolist() for key, array in saved.items()})
@@ -170,6 +170,7 @@ def resumes_with_the_same_bits(comm: Communicator, name: str, case: int):
     whole.steps(6)
     again = Run(comm, name, case, **settings)
     again.strategy.params[...] = arrays["params"]
+    comm.Barrier()  # where there is one copy of the parameters, all have written it before one steps
     again.strategy.load_state(
         {k.removeprefix("state."): v for k, v in arrays.items() if k.startswith("state.")}
     )

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mpidp.collectives import COLLECTIVES, broadcast
+from mpidp.collectives import COLLECTIVES, broadcast, ring
 from mpidp.comm import Communicator
 
 
@@ -14,14 +14,36 @@ def vector(rank: int, length: int, dtype) -> np.ndarray:
 def check_route(comm: Communicator, name: str, length: int, dtype) -> None:
     route = COLLECTIVES[name]
     scratch = np.empty(-(-length // comm.size), dtype)
+    buffer = route.allocate(comm, length, np.dtype(dtype))
     expected = sum(vector(rank, length, np.float64) for rank in range(comm.size))
     for _ in range(2):  # twice: connections and requests are made at the first
-        buffer = vector(comm.rank, length, dtype)
+        buffer[...] = vector(comm.rank, length, dtype)
         before = comm.traffic.copy()
         route.allreduce(comm, buffer, scratch)
         sent = comm.traffic - before
         assert (buffer.astype(np.float64) == expected).all()
         assert (sent.messages, sent.bytes) == route.cost(length, comm.size, comm.rank, buffer.itemsize)
+        comm.Barrier()  # nobody writes its next vector while another still compares
+    check_sharded(comm, name, length, dtype, scratch, expected)
+
+
+def check_sharded(comm: Communicator, name: str, length: int, dtype, scratch, expected) -> None:
+    """Reduce-scatter of one vector, then all-gather of another into which every rank writes its chunk."""
+    route = COLLECTIVES[name]
+    grads = route.allocate(comm, length, np.dtype(dtype))
+    params = route.allocate_common(comm, length, np.dtype(dtype))
+    mine = ring.chunk(length, comm.size, comm.rank)
+    for turn in (1, 2):
+        grads[...] = vector(comm.rank, length, dtype)
+        before = comm.traffic.copy()
+        route.reduce_scatter(comm, grads, scratch)
+        params[mine] = grads[mine] * turn
+        route.all_gather(comm, params)
+        sent = comm.traffic - before
+        assert (params.astype(np.float64) == np.float64(expected) * turn).all()
+        cost = route.sharded_cost(length, comm.size, comm.rank, grads.itemsize)
+        assert (sent.messages, sent.bytes) == cost
+        comm.Barrier()
 
 
 def check_broadcast(comm: Communicator, root: int) -> None:

@@ -1,7 +1,4 @@
-"""Routes: by which messages a sum over ranks is made. One algorithm a file, one line here.
-
-A route is `allreduce(comm, buffer, scratch)` with `cost(n, size, rank, itemsize) -> (messages, bytes)`.
-"""
+"""Routes: by which messages, or through which memory, sums over ranks are made. One algorithm a file, one line here."""
 
 import statistics
 import time
@@ -9,50 +6,96 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from mpidp.arrays import Array, array_module
-from mpidp.collectives import library, ring
+import numpy as np
+
+from mpidp.arrays import Array
+from mpidp.collectives import library, ring, shared
 from mpidp.collectives.broadcast import broadcast
 from mpidp.comm import Communicator
 
-__all__ = ["AUTO", "COLLECTIVES", "Collective", "broadcast", "fastest"]
+__all__ = ["AUTO", "COLLECTIVES", "Collective", "Cost", "broadcast", "fastest"]
+
+Cost = Callable[[int, int, int, int], tuple[int, int]]
+Allocate = Callable[[Communicator, int, np.dtype], Array]
+
+
+def private(comm: Communicator, n: int, dtype: np.dtype) -> Array:
+    """A vector of n zeros in this rank's own memory."""
+    return np.zeros(n, dtype)
+
+
+def anywhere(comm: Communicator, dtype: np.dtype) -> str | None:
+    return None
+
+
+def addable(comm: Communicator, dtype: np.dtype) -> str | None:
+    return None if dtype in (np.float32, np.float64) else f"the MPI library cannot add {dtype}"
+
+
+def on_one_host(comm: Communicator, dtype: np.dtype) -> str | None:
+    return None if comm.on_one_host() else "the ranks are on several hosts, which share no memory"
 
 
 @dataclass(frozen=True)
 class Collective:
-    """A route with its name and its cost."""
+    """A route.
+
+    allreduce(comm, buffer, scratch) and reduce_scatter(comm, buffer, scratch): sums in place, scratch holding a chunk
+    (ceil(n / P) elements); all_gather(comm, buffer). cost(n, size, rank, itemsize): (messages, bytes) that a rank
+    sends in one all-reduce; sharded_cost: in one reduce-scatter and one all-gather. allocate(comm, n, dtype): memory
+    from which this route sums; allocate_common: memory for a vector that is equal on all ranks. unable(comm, dtype):
+    why it cannot be taken, or None.
+    """
 
     name: str
     allreduce: Callable[[Communicator, Array, Array], None]
-    cost: Callable[[int, int, int, int], tuple[int, int]]
+    reduce_scatter: Callable[[Communicator, Array, Array], None]
+    all_gather: Callable[[Communicator, Array], None]
+    cost: Cost
+    sharded_cost: Cost
+    allocate: Allocate = private
+    allocate_common: Allocate = private
+    unable: Callable[[Communicator, np.dtype], str | None] = anywhere
 
 
 AUTO = "auto"
 COLLECTIVES = {
-    "ring": Collective("ring", ring.allreduce, ring.cost),
-    "mpi": Collective("mpi", library.allreduce, library.cost),
-}
+    route.name: route
+    for route in (
+        Collective("ring", ring.allreduce, ring.reduce_scatter, ring.all_gather, ring.cost, ring.cost),
+        Collective(
+            "shared", shared.allreduce, shared.reduce_scatter, shared.all_gather, shared.cost, shared.cost,
+            shared.allocate, shared.allocate_common, on_one_host,
+        ),
+        Collective(
+            "mpi", library.allreduce, library.reduce_scatter, library.all_gather, library.cost, library.sharded_cost,
+            unable=addable,
+        ),
+    )
+}  # fmt: skip
 
 
-def fastest(comm: Communicator, n: int, like: Array, rounds: int = 5) -> tuple[str, dict[str, float]]:
-    """The route that is fastest here for n elements of `like`'s type, and each route's median seconds.
+def fastest(comm: Communicator, n: int, dtype: Any, rounds: int = 5) -> tuple[str, dict[str, float]]:
+    """The route that is fastest here for n elements, and each possible route's median seconds.
 
     The routes take turns on a vector of zeros of at most 16 MiB (above that the order no longer changes); a
-    round's time is its slowest rank's. All ranks get rank 0's answer, so that they take the same route.
+    round's time is its slowest rank's. All ranks get the same answer.
     """
-    xp = array_module(like)
-    n = min(n, (16 << 20) // like.dtype.itemsize)
-    buffer, scratch = xp.zeros(n, like.dtype), xp.zeros(n, like.dtype)
-    able = {name: route for name, route in COLLECTIVES.items() if name != "mpi" or like.dtype.itemsize >= 4}
+    dtype = np.dtype(dtype)
+    n = min(n, (16 << 20) // dtype.itemsize)
+    scratch = np.zeros(-(-n // comm.size), dtype)
+    able = {name: route for name, route in COLLECTIVES.items() if route.unable(comm, dtype) is None}
+    buffers = {name: route.allocate(comm, n, dtype) for name, route in able.items()}
     times: dict[str, list[float]] = {name: [] for name in able}
     for turn in range(rounds + 1):
         for name, route in able.items():
             comm.Barrier()
             began = time.perf_counter()
-            route.allreduce(comm, buffer, scratch)
+            route.allreduce(comm, buffers[name], scratch)
             if turn > 0:  # the first round opens connections
                 times[name].append(time.perf_counter() - began)
     everyone: list[dict[str, list[float]]] = comm.allgather(times)
-    medians: dict[str, Any] = {
+    medians = {
         name: statistics.median(max(ours[name][i] for ours in everyone) for i in range(rounds))
         for name in able
     }

@@ -1,6 +1,9 @@
-"""The MPI library's own all-reduce: the yardstick for ours."""
+"""The MPI library's own collectives: the yardstick for ours."""
+
+import numpy as np
 
 from mpidp.arrays import Array
+from mpidp.collectives import ring
 from mpidp.comm import Communicator
 
 
@@ -10,6 +13,30 @@ def allreduce(comm: Communicator, buffer: Array, scratch: Array) -> None:
         comm.Allreduce(buffer)
 
 
+def reduce_scatter(comm: Communicator, buffer: Array, scratch: Array) -> None:
+    """buffer[chunk r] ← Σ over ranks of buffer[chunk r]; `scratch` holds a chunk."""
+    if comm.size > 1:
+        counts = chunk_lengths(buffer.size, comm.size)
+        mine = scratch[: counts[comm.rank]]
+        comm.Reduce_scatter(buffer, mine, counts)
+        buffer[ring.chunk(buffer.size, comm.size, comm.rank)] = mine
+
+
+def all_gather(comm: Communicator, buffer: Array) -> None:
+    """buffer[chunk i] ← rank i's buffer[chunk i], for every i."""
+    if comm.size > 1:
+        comm.Allgather(buffer, chunk_lengths(buffer.size, comm.size))
+
+
+def chunk_lengths(n: int, size: int) -> list[int]:
+    return np.diff([i * n // size for i in range(size + 1)]).tolist()
+
+
 def cost(n: int, size: int, rank: int, itemsize: int) -> tuple[int, int]:
     """(messages, bytes) as counted: one buffer handed to the library; what it sends of it cannot be seen."""
     return (1, n * itemsize) if size > 1 else (0, 0)
+
+
+def sharded_cost(n: int, size: int, rank: int, itemsize: int) -> tuple[int, int]:
+    """The same for a reduce-scatter (the whole vector is handed over) and an all-gather (our chunk is)."""
+    return (2, (n + chunk_lengths(n, size)[rank]) * itemsize) if size > 1 else (0, 0)

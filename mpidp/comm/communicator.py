@@ -10,7 +10,7 @@ and it can give up with a message that names the peer when nothing has come for 
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -30,22 +30,14 @@ class Traffic:
 
     messages: int = 0
     bytes: int = 0
+    shared_bytes: int = 0  # read from or written into other ranks' memory, with no message
     seconds_waiting: float = 0.0
 
     def copy(self) -> "Traffic":
-        return Traffic(self.messages, self.bytes, self.seconds_waiting)
+        return replace(self)
 
     def __sub__(self, before: "Traffic") -> "Traffic":
-        return Traffic(
-            self.messages - before.messages,
-            self.bytes - before.bytes,
-            self.seconds_waiting - before.seconds_waiting,
-        )
-
-    def add(self, other: "Traffic") -> None:
-        self.messages += other.messages
-        self.bytes += other.bytes
-        self.seconds_waiting += other.seconds_waiting
+        return Traffic(*(getattr(self, f.name) - getattr(before, f.name) for f in fields(self)))
 
 
 @dataclass
@@ -60,8 +52,9 @@ class Pending:
 class Communicator:
     """Ranks 0 .. size-1 that exchange messages; buffers are contiguous arrays of any type, sent as bytes.
 
-    A transport (real MPI, threads) supplies `_isend`, `_irecv`, `_ibarrier`, `_iallreduce`, `_split` and `Abort`,
-    and `spin`, the seconds for which a wait tests without sleeping.
+    A transport (real MPI, threads) supplies `_isend`, `_irecv`, `_ibarrier`, `_iallreduce`, `_ireduce_scatter`,
+    `_iallgather`, `_split`, `_share`, `on_one_host` and `Abort`, and `spin`, the seconds for which a wait tests without
+    sleeping.
     """
 
     spin = 100e-6
@@ -71,6 +64,7 @@ class Communicator:
         self.size = size
         self.timeout = timeout  # seconds that one wait may last
         self.traffic = Traffic()
+        self.windows: dict[int, list[np.ndarray]] = {}  # address of our part -> every rank's part
 
     # Verbs on buffers
 
@@ -112,6 +106,42 @@ class Communicator:
         self.traffic.messages += 1
         self.traffic.bytes += buffer.nbytes
         self.Wait(Pending([self._iallreduce(buffer)], "the MPI library's all-reduce"))
+
+    def Reduce_scatter(self, buffer: Array, receive: Array, counts: Sequence[int]) -> None:
+        """receive ← Σ over ranks of our part of buffer (rank r's has counts[r] elements), by the MPI library."""
+        self.traffic.messages += 1
+        self.traffic.bytes += buffer.nbytes
+        test = self._ireduce_scatter(buffer, receive, counts)
+        self.Wait(Pending([test], "the MPI library's reduce-scatter"))
+
+    def Allgather(self, buffer: Array, counts: Sequence[int]) -> None:
+        """Every part of buffer ← that part as the rank that owns it has it, by the MPI library."""
+        self.traffic.messages += 1
+        self.traffic.bytes += counts[self.rank] * buffer.itemsize
+        self.Wait(Pending([self._iallgather(buffer, counts)], "the MPI library's all-gather"))
+
+    # Memory that the ranks of one host share
+
+    def Allocate_shared(self, n: int, dtype: Any) -> list[np.ndarray]:
+        """A vector of zeros of every rank, in rank order, all of them in reach of this rank; ours is `[self.rank]`.
+
+        n: elements of ours, which may differ from those of others. What a rank writes is there for the others after
+        the next `Barrier`. Only where `on_one_host()`.
+        """
+        vectors = self._share(n, np.dtype(dtype))
+        vectors[self.rank][...] = 0
+        if n:
+            self.windows[vectors[self.rank].ctypes.data] = vectors
+        self.Barrier()
+        return vectors
+
+    def shared_parts(self, buffer: np.ndarray) -> list[np.ndarray] | None:
+        """Every rank's vector where `buffer` is ours of `Allocate_shared`, else None."""
+        return self.windows.get(buffer.ctypes.data) if self.windows else None
+
+    def on_one_host(self) -> bool:
+        """Whether all ranks could share memory."""
+        return True
 
     def Split(self, color: int, key: int) -> "Communicator":
         """A communicator of the ranks that gave the same `color`, ordered by `key`; traffic is counted anew."""
@@ -204,7 +234,15 @@ class Communicator:
 
     def _iallreduce(self, buffer: np.ndarray) -> Callable[[], bool]: ...
 
+    def _ireduce_scatter(
+        self, buffer: np.ndarray, receive: np.ndarray, counts: Sequence[int]
+    ) -> Callable[[], bool]: ...
+
+    def _iallgather(self, buffer: np.ndarray, counts: Sequence[int]) -> Callable[[], bool]: ...
+
     def _split(self, color: int, key: int) -> "Communicator": ...
+
+    def _share(self, n: int, dtype: np.dtype) -> list[np.ndarray]: ...
 
 
 def as_bytes(buffer: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Ranks as MPI processes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from mpi4py import MPI
@@ -9,12 +9,21 @@ from mpidp.comm.communicator import Communicator
 from mpidp.errors import UserError
 
 
+def addable(buffer: np.ndarray) -> np.ndarray:
+    """`buffer`; raises UserError where MPI has no sum for its type."""
+    if buffer.dtype not in (np.float32, np.float64):
+        raise UserError(f"--collective mpi: the MPI library cannot add {buffer.dtype}; use --collective ring")
+    return buffer
+
+
 class MPICommunicator(Communicator):
     """A communicator over an MPI one, with non-blocking operations only, so that every wait can be polled."""
 
     def __init__(self, comm: MPI.Comm):
         super().__init__(comm.rank, comm.size)
         self.comm = comm
+        self._held: list[MPI.Win] = []
+        self._one_host: bool | None = None
 
     def _isend(self, raw: np.ndarray, dest: int, tag: int) -> Callable[[], bool]:
         return self.comm.Isend((raw, MPI.BYTE), dest, tag).Test
@@ -22,18 +31,48 @@ class MPICommunicator(Communicator):
     def _irecv(self, raw: np.ndarray, source: int, tag: int) -> Callable[[], bool]:
         return self.comm.Irecv((raw, MPI.BYTE), source, tag).Test
 
-    def _ibarrier(self) -> Callable[[], bool]:
-        return self.comm.Ibarrier().Test
-
     def _iallreduce(self, buffer: np.ndarray) -> Callable[[], bool]:
-        if buffer.dtype not in (np.float32, np.float64):
-            raise UserError(
-                f"--collective mpi: the MPI library cannot add {buffer.dtype}; use --collective ring"
-            )
-        return self.comm.Iallreduce(MPI.IN_PLACE, buffer, MPI.SUM).Test
+        return self.comm.Iallreduce(MPI.IN_PLACE, addable(buffer), MPI.SUM).Test
+
+    def _ireduce_scatter(
+        self, buffer: np.ndarray, receive: np.ndarray, counts: Sequence[int]
+    ) -> Callable[[], bool]:
+        return self.comm.Ireduce_scatter(addable(buffer), receive, counts, MPI.SUM).Test
+
+    def _iallgather(self, buffer: np.ndarray, counts: Sequence[int]) -> Callable[[], bool]:
+        return self.comm.Iallgatherv(MPI.IN_PLACE, (buffer, counts)).Test
 
     def _split(self, color: int, key: int) -> Communicator:
         return MPICommunicator(self.comm.Split(color, key))
+
+    def on_one_host(self) -> bool:
+        if self._one_host is None:
+            here = self.comm.Split_type(MPI.COMM_TYPE_SHARED)
+            self._one_host = here.size == self.size
+            here.Free()
+        return self._one_host
+
+    def _share(self, n: int, dtype: np.dtype) -> list[np.ndarray]:
+        info = MPI.Info.Create({"alloc_shared_noncontig": "true"})  # every rank's part on pages of its own
+        window = MPI.Win.Allocate_shared(n * dtype.itemsize, 1, info, self.comm)
+        window.Lock_all(MPI.MODE_NOCHECK)  # one epoch for good: `Sync` needs one
+        self._held.append(window)  # the memory lives as long as the window
+        parts = [window.Shared_query(rank)[0] for rank in range(self.size)]
+        return [np.frombuffer(part, dtype) if part.nbytes else np.empty(0, dtype) for part in parts]
+
+    def _ibarrier(self) -> Callable[[], bool]:
+        if not self._held:
+            return self.comm.Ibarrier().Test
+        self._held[-1].Sync()  # what we have written to shared memory is there before we are seen to arrive
+        test, window = self.comm.Ibarrier().Test, self._held[-1]
+
+        def arrived() -> bool:
+            if not test():
+                return False
+            window.Sync()
+            return True
+
+        return arrived
 
     def Abort(self, code: int) -> None:
         self.comm.Abort(code)

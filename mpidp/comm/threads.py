@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from mpidp.comm.communicator import Communicator
 from mpidp.errors import RunError
 
-ALLREDUCE_TAG = -1
+LIBRARY_TAG = -1
 
 
 class Mailboxes:
@@ -21,6 +21,7 @@ class Mailboxes:
         self.lock = threading.Lock()
         self.boxes: dict[tuple, deque[np.ndarray]] = defaultdict(deque)
         self.arrived: dict[tuple, int] = defaultdict(int)
+        self.shared: dict[tuple, np.ndarray] = {}
         self.failure: BaseException | None = None
 
     def box(self, *key: Any) -> deque[np.ndarray]:
@@ -43,6 +44,7 @@ class ThreadCommunicator(Communicator):
         self.context = context
         self.barriers = 0
         self.splits = 0
+        self.shares = 0
 
     def _isend(self, raw: np.ndarray, dest: int, tag: int) -> Callable[[], bool]:
         self.mailboxes.box(self.context, self.rank, dest, tag).append(raw.copy())
@@ -78,12 +80,31 @@ class ThreadCommunicator(Communicator):
         return test
 
     def _iallreduce(self, buffer: np.ndarray) -> Callable[[], bool]:
-        """Every rank gives its buffer to every other and adds all in rank order."""
+        return self._gather(buffer, lambda parts: np.copyto(buffer, added(parts)))
+
+    def _ireduce_scatter(
+        self, buffer: np.ndarray, receive: np.ndarray, counts: Sequence[int]
+    ) -> Callable[[], bool]:
+        start = sum(counts[: self.rank])
+        mine = slice(start, start + counts[self.rank])
+        return self._gather(buffer, lambda parts: np.copyto(receive, added([part[mine] for part in parts])))
+
+    def _iallgather(self, buffer: np.ndarray, counts: Sequence[int]) -> Callable[[], bool]:
+        bounds = np.cumsum([0, *counts])
+
+        def take(parts: list[np.ndarray]) -> None:
+            for rank, part in enumerate(parts):
+                buffer[bounds[rank] : bounds[rank + 1]] = part[bounds[rank] : bounds[rank + 1]]
+
+        return self._gather(buffer, take)
+
+    def _gather(self, buffer: np.ndarray, finish: Callable[[list[np.ndarray]], None]) -> Callable[[], bool]:
+        """Give every rank our buffer; when all of theirs are here, `finish` with them."""
         for dest in range(self.size):
-            self._isend(buffer.reshape(-1).view(np.uint8), dest, ALLREDUCE_TAG)
+            self._isend(buffer.reshape(-1).view(np.uint8), dest, LIBRARY_TAG)
         parts = [np.empty_like(buffer) for _ in range(self.size)]
         tests = [
-            self._irecv(part.reshape(-1).view(np.uint8), source, ALLREDUCE_TAG)
+            self._irecv(part.reshape(-1).view(np.uint8), source, LIBRARY_TAG)
             for source, part in enumerate(parts)
         ]
 
@@ -92,12 +113,17 @@ class ThreadCommunicator(Communicator):
                 tests.pop()
             if tests:
                 return False
-            buffer[...] = 0
-            for part in parts:
-                buffer[...] += part
+            finish(parts)
             return True
 
         return test
+
+    def _share(self, n: int, dtype: np.dtype) -> list[np.ndarray]:
+        self.shares += 1
+        everyone = [(self.context, self.shares, rank) for rank in range(self.size)]
+        self.mailboxes.shared[everyone[self.rank]] = np.empty(n, dtype)
+        self.Barrier()
+        return [self.mailboxes.shared[key] for key in everyone]
 
     def _split(self, color: int, key: int) -> Communicator:
         self.splits += 1
@@ -109,6 +135,14 @@ class ThreadCommunicator(Communicator):
 
 def _done() -> bool:
     return True
+
+
+def added(parts: list[np.ndarray]) -> np.ndarray:
+    """Their sum, in order."""
+    total = parts[0].copy()
+    for part in parts[1:]:
+        total += part
+    return total
 
 
 def run_ranks(size: int, body: Callable[..., Any], *args: Any, timeout: float = 120.0) -> list[Any]:

@@ -5,11 +5,13 @@ from mpidp.strategies.averaging import Averaging
 from mpidp.strategies.base import Setup, Step, Strategy
 from mpidp.strategies.independent import Independent
 from mpidp.strategies.server import Server
+from mpidp.strategies.sharded import Sharded
 
 __all__ = ["STRATEGIES", "Setup", "Step", "Strategy"]
 
 STRATEGIES: dict[str, type[Strategy]] = {
     "allreduce": AllReduce,
+    "sharded": Sharded,
     "server": Server,
     "averaging": Averaging,
     "none": Independent,

@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 
 from mpidp.arrays import Array
-from mpidp.collectives import Collective, broadcast
+from mpidp.collectives import Collective, Cost, broadcast
 from mpidp.comm import Communicator
 from mpidp.optim import clip_scale, squared_norm
 from mpidp.options import NoOptions
+
+NORM = 3  # message tag
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,8 @@ class Step:
 class Strategy:
     """Data parallelism by one rule of synchronisation.
 
-    Life: `allocate`, the model binds to the two vectors and initialises; `start`; then for each step the model
-    writes grads = scale(step) · Σ dloss_i (announcing finished slices by `ready`) and `step` updates `params`;
+    Life: `allocate`, the model binds to the two vectors, on rank 0 it initialises; `start`; then for each step the
+    model writes grads = scale(step) · Σ dloss_i (announcing finished slices by `ready`) and `step` updates `params`;
     `merge` whenever the one model is wanted.
     """
 
@@ -76,15 +78,20 @@ class Strategy:
         return ranks
 
     @classmethod
+    def optimizer_share(cls, ranks: int) -> float:
+        """The share of the optimizer's state that a rank holds."""
+        return 1.0
+
+    @classmethod
     def extra_vectors(cls, options: Any) -> int:
-        """How many vectors of n elements it keeps beside `params`, `grads` and the optimizer's state."""
+        """How many vectors of n elements a rank keeps beside `params`, `grads` and the optimizer's state."""
         return 0
 
     def allocate(self) -> tuple[Array, Array]:
         """The two flat vectors, `params` and `grads`, in the memory that this strategy wants."""
-        size = self.setup.size
-        self.params = self.setup.xp.zeros(size, self.setup.dtype)
-        self.grads = self.setup.xp.zeros(size, self.setup.dtype)
+        n, dtype, route = self.setup.size, np.dtype(self.setup.dtype), self.setup.collective
+        self.params = self.setup.xp.zeros(n, dtype)
+        self.grads = route.allocate(self.comm, n, dtype) if route else self.setup.xp.zeros(n, dtype)
         return self.params, self.grads
 
     def start(self) -> None:
@@ -121,9 +128,27 @@ class Strategy:
         return 0, 0
 
     def allreduce_cost(self) -> tuple[int, int]:
-        """(messages, bytes) of this rank in one all-reduce of a flat vector by the chosen route."""
+        """(messages, bytes) of this rank in one all-reduce of `grads` by the chosen route."""
+        return self.route_cost(self.setup.collective.cost)
+
+    def route_cost(self, cost: Cost) -> tuple[int, int]:
+        """One of the route's costs, for a flat vector."""
         itemsize = np.dtype(self.setup.dtype).itemsize
-        return self.setup.collective.cost(self.setup.size, self.comm.size, self.comm.rank, itemsize)
+        return cost(self.setup.size, self.comm.size, self.comm.rank, itemsize)
+
+    def add_over(self, ranks: Sequence[int], value: float) -> float:
+        """Σ of one number over `ranks`, in their order: the same bits on each of them; 0 where clipping is off.
+
+        Cost: from each of them a message of 8 bytes to every other.
+        """
+        if self.setup.clip is None:
+            return 0.0
+        numbers = {rank: np.array([value]) for rank in ranks}
+        others = [rank for rank in ranks if rank != self.comm.rank]
+        receives = [self.comm.Irecv(numbers[rank], rank, NORM) for rank in others]
+        sends = [self.comm.Isend(numbers[self.comm.rank], rank, NORM) for rank in others]
+        self.comm.Wait(*receives, *sends)
+        return float(sum(number[0] for number in numbers.values()))
 
     def state(self) -> dict[str, Array]:
         """All that a resume needs beside `params`, as flat arrays."""

@@ -74,7 +74,7 @@ class Server(Strategy):
         comm, mine, total = self.comm, self.params[self.part], self.grads[self.part]
         with self.communicating():
             self.add_pushes(total)
-            squared = self.norm_over_servers(total)
+            squared = self.add_over(self.server_ranks, self.squared_norm(total))
         self.optimizer.step(mine, total, self.part.start, step.lr, step.t, self.clip_factor(squared))
         with self.communicating():
             comm.Wait(*[comm.Isend(mine, worker, PULL) for worker in range(self.workers)])
@@ -92,21 +92,6 @@ class Server(Strategy):
                 total += slots[slot]
             if worker + len(slots) < self.workers:
                 pushes[slot] = comm.Irecv(slots[slot], worker + len(slots), PUSH)
-
-    def norm_over_servers(self, total) -> float:
-        """‖g‖², each server's part added in server order: the same bits on every server."""
-        ours = np.zeros(1)
-        if self.setup.clip is None:
-            return 0.0
-        ours[0] = self.squared_norm(total)
-        theirs = [ours if rank == self.comm.rank else ours.copy() for rank in self.server_ranks]
-        others = [
-            (rank, norm) for rank, norm in zip(self.server_ranks, theirs, strict=True) if norm is not ours
-        ]
-        receives = [self.comm.Irecv(norm, rank, PUSH) for rank, norm in others]
-        sends = [self.comm.Isend(ours, rank, PUSH) for rank, _ in others]
-        self.comm.Wait(*receives, *sends)
-        return float(sum(norm[0] for norm in theirs))
 
     def merge(self, out) -> None:
         """out ← the workers' parameters, on the servers as well."""

@@ -5,6 +5,7 @@ import pytest
 
 from mpidp.collectives import COLLECTIVES
 from mpidp.comm.world import start
+from mpidp.strategies import STRATEGIES
 from tests import conformance
 from tests.conformance import CASES, CONTRACTS, possible
 from tests.routes import check_broadcast, check_route, check_verbs
@@ -39,6 +40,12 @@ def test_contract(comm, contract, name, case):
     if not possible(name, case, comm.size):
         pytest.skip(f"{name} needs more than {comm.size} rank(s)")
     contract(comm, name, case)
+
+
+@pytest.mark.parametrize("name", [name for name, strategy in STRATEGIES.items() if strategy.uses_collective])
+def test_through_shared_memory(comm, name):
+    conformance.equals_one_process(comm, name, 0, collective="shared")
+    conformance.resumes_with_the_same_bits(comm, name, 0, collective="shared")
 
 
 @pytest.mark.parametrize(("name", "case"), CASES)

@@ -5,7 +5,9 @@ from functools import partial
 import numpy as np
 import pytest
 
+from mpidp.collectives import COLLECTIVES
 from mpidp.comm import run_ranks
+from mpidp.strategies import STRATEGIES
 from tests import conformance
 from tests.conformance import CASES, CONTRACTS, possible
 
@@ -35,6 +37,17 @@ def test_traffic_with_clipping(name, case, ranks):
     run_ranks(ranks, partial(conformance.sends_what_the_formula_says, clip=1.0), name, case)
 
 
-@pytest.mark.parametrize(("name", "case"), CASES)
-def test_by_the_library_s_route(name, case):
-    run_ranks(3, partial(conformance.equals_one_process, collective="mpi"), name, case)
+ROUTED = [(name, case) for name, case in CASES if STRATEGIES[name].uses_collective]
+
+
+@pytest.mark.parametrize("route", [route for route in COLLECTIVES if route != "ring"])
+@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize(("name", "case"), ROUTED)
+def test_by_every_route(name, case, ranks, route):
+    for contract in (conformance.equals_one_process, conformance.sends_what_the_formula_says):
+        run_ranks(ranks, partial(contract, collective=route), name, case)
+
+
+@pytest.mark.parametrize(("name", "case"), ROUTED)
+def test_resumes_with_the_same_bits_through_shared_memory(name, case):
+    run_ranks(3, partial(conformance.resumes_with_the_same_bits, collective="shared"), name, case)

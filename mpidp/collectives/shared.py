@@ -1,0 +1,84 @@
+"""Sums in memory that the ranks of one host share: nothing is sent.
+
+Every rank's vector lies where its peers can read and write it (`Communicator.Allocate_shared`). Rank r owns chunk r:
+block by block, small enough to stay in its cache, it adds its peers' blocks to its own and, for an all-reduce, writes
+the sum back into every peer's vector. Two barriers: before (all vectors are complete) and after (all sums are there).
+
+    messages = 0,   bytes of peers' memory that a rank reads n (P - 1) / P, and, for an all-reduce, writes as many
+
+The sum of a chunk is made in one place, so all ranks hold the same bits. A vector outside of shared memory (one that
+is summed once, at a merge) takes the ring.
+"""
+
+import numpy as np
+
+from mpidp.arrays import Array
+from mpidp.collectives import ring
+from mpidp.comm import Communicator
+
+BLOCK = 1 << 16
+"""Elements that are added at a time: one block of every rank stays in a core's second-level cache."""
+
+
+def allreduce(comm: Communicator, buffer: Array, scratch: Array) -> None:
+    """buffer ← Σ over ranks of buffer, the same bits on every rank."""
+    if buffer.size == 0:
+        return None
+    parts = comm.shared_parts(buffer)
+    if parts is None:
+        return ring.allreduce(comm, buffer, scratch)
+    comm.Barrier()
+    add_own_chunk(comm, parts, [part for rank, part in enumerate(parts) if rank != comm.rank])
+    comm.Barrier()
+
+
+def reduce_scatter(comm: Communicator, buffer: Array, scratch: Array) -> None:
+    """buffer[chunk r] ← Σ over ranks of buffer[chunk r]; nobody may write its buffer before `all_gather` is done."""
+    if buffer.size == 0:
+        return None
+    parts = comm.shared_parts(buffer)
+    if parts is None:
+        return ring.reduce_scatter(comm, buffer, scratch)
+    comm.Barrier()
+    add_own_chunk(comm, parts, [])
+
+
+def all_gather(comm: Communicator, buffer: Array) -> None:
+    """All ranks see what each has written into its chunk of a vector that there is once (`allocate_common`)."""
+    if buffer.size == 0:
+        return None
+    if comm.shared_parts(buffer) is None:
+        return ring.all_gather(comm, buffer)
+    comm.Barrier()
+
+
+def add_own_chunk(comm: Communicator, parts: list[np.ndarray], receivers: list[np.ndarray]) -> None:
+    """Our chunk ← its sum over `parts`, in the order r, r + 1, ..., r - 1, copied to `receivers`."""
+    mine = ring.chunk(parts[0].size, comm.size, comm.rank)
+    peers = [parts[(comm.rank + i) % comm.size] for i in range(1, comm.size)]
+    for start in range(mine.start, mine.stop, BLOCK):
+        block = slice(start, min(start + BLOCK, mine.stop))
+        total = parts[comm.rank][block]
+        for peer in peers:
+            np.add(total, peer[block], out=total)
+        for receiver in receivers:
+            receiver[block] = total
+    itemsize = parts[0].itemsize
+    comm.traffic.shared_bytes += (mine.stop - mine.start) * itemsize * (len(peers) + len(receivers))
+
+
+def allocate(comm: Communicator, n: int, dtype: np.dtype) -> Array:
+    """A vector of ours that the others can read and write."""
+    return comm.Allocate_shared(n, dtype)[comm.rank]
+
+
+def allocate_common(comm: Communicator, n: int, dtype: np.dtype) -> Array:
+    """One vector for all ranks: there is one copy of it on the host."""
+    vector = comm.Allocate_shared(n if comm.rank == 0 else 0, dtype)[0]
+    comm.windows[vector.ctypes.data] = [vector] * comm.size
+    return vector
+
+
+def cost(n: int, size: int, rank: int, itemsize: int) -> tuple[int, int]:
+    """(messages, bytes) that `rank` sends: none."""
+    return 0, 0
