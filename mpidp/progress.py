@@ -159,13 +159,14 @@ class Progress:
         ours = [
             traffic.messages,
             traffic.bytes,
+            traffic.shared_bytes,
             self.seconds,
             strategy.seconds_communication,
             traffic.seconds_waiting,
         ]
         ours.append(hashlib.sha256(to_host(job.model.params).tobytes()).hexdigest())
         everyone = list(zip(*job.comm.allgather(ours), strict=True))
-        messages, sent, seconds, communication, waiting, hashes = everyone
+        messages, sent, shared, seconds, communication, waiting, hashes = everyone
         if len(set(hashes)) > 1:
             raise AssertionError(f"the merged model differs between ranks: {hashes}")
         workers = range(strategy.workers)
@@ -197,6 +198,7 @@ class Progress:
             "weight_error": weight_error(job),
             "messages_sent": list(messages),
             "bytes_sent": list(sent),
+            "shared_bytes": list(shared),
             "seconds_compute": np.mean([seconds[w] - communication[w] for w in workers]),
             "seconds_communication": np.mean([communication[w] - waiting[w] for w in workers]),
             "seconds_waiting": np.mean([waiting[w] for w in workers]),

@@ -126,12 +126,18 @@ def summary_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     rows.append(
         ("time of a worker", ", ".join(f"{name} {100 * s / whole:.0f} %" for name, s in parts.items()))
     )
-    sent = [f"{min(values)}" if len(set(values)) == 1 else f"{min(values)} to {max(values)}"
-            for values in (facts["messages_sent"], facts["bytes_sent"])]  # fmt: skip
-    rows.append(("sent by a rank", f"{sent[0]} messages, {sent[1]} bytes"))
+    sent = f"{span(facts['messages_sent'])} messages, {span(facts['bytes_sent'])} bytes"
+    if any(facts["shared_bytes"]):
+        sent += f"; {span(facts['shared_bytes'])} bytes through shared memory"
+    rows.append(("sent by a rank", sent))
     rows.append(("params SHA-256", facts["params_sha256"]))
     rows.append(("merged model", f"{facts['run_dir']}/model.safetensors"))
     return rows
+
+
+def span(values: list[int]) -> str:
+    """The least and the most of the ranks' figures."""
+    return f"{min(values)}" if len(set(values)) == 1 else f"{min(values)} to {max(values)}"
 
 
 def thousands(value: float) -> str:

@@ -15,6 +15,8 @@ SYNCS = {
     "allreduce": ["--collective", "ring"],
     "auto": [],
     "library": ["--collective", "mpi"],
+    "shared": ["--collective", "shared"],
+    "sharded": ["--sync", "sharded", "--collective", "shared"],
     "server": ["--sync", "server"],
     "servers": ["--sync", "server", "--servers", "2"],
     "averaging": ["--sync", "averaging", "--period", "3"],
@@ -76,7 +78,7 @@ def test_gpt_on_four_ranks(tmp_path, sync):
     assert finished.stderr == ""
 
 
-@pytest.mark.parametrize("sync", ["allreduce", "server", "averaging", "none"])
+@pytest.mark.parametrize("sync", ["allreduce", "sharded", "server", "averaging", "none"])
 def test_linear_regression_reaches_least_squares(tmp_path, sync):
     facts = summary(
         run_ranks(
@@ -119,7 +121,7 @@ def test_the_same_model_however_many_ranks(tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=1e-10)
 
 
-@pytest.mark.parametrize("sync", ["allreduce", "servers", "diloco", "none"])
+@pytest.mark.parametrize("sync", ["allreduce", "sharded", "servers", "diloco", "none"])
 def test_resuming_gives_the_same_bits(tmp_path, sync):
     """Stopped by a crash after step 8 of 12, with dropout, clipping and an optimizer that has state."""
     args = [

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from mpi4py import MPI
 
-from mpidp.comm.communicator import Communicator
+from mpidp.comm.communicator import Communicator, Pending
 from mpidp.errors import UserError
 
 
@@ -57,8 +57,14 @@ class MPICommunicator(Communicator):
         window = MPI.Win.Allocate_shared(n * dtype.itemsize, 1, info, self.comm)
         window.Lock_all(MPI.MODE_NOCHECK)  # one epoch for good: `Sync` needs one
         self._held.append(window)  # the memory lives as long as the window
+        lengths = np.empty(self.size, np.int64)  # a library may round a part's bytes up
+        gather = self.comm.Iallgather(np.array([n], np.int64), lengths)
+        self.Wait(Pending([gather.Test], "all ranks to say how much memory they share"))
         parts = [window.Shared_query(rank)[0] for rank in range(self.size)]
-        return [np.frombuffer(part, dtype) if part.nbytes else np.empty(0, dtype) for part in parts]
+        return [
+            np.frombuffer(part, dtype, length) if length else np.empty(0, dtype)
+            for part, length in zip(parts, lengths, strict=True)
+        ]
 
     def _ibarrier(self) -> Callable[[], bool]:
         if not self._held:

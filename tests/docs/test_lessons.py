@@ -131,8 +131,8 @@ def lesson_commands() -> dict[str, str]:
 
 def test_the_table_has_a_row_for_every_command():
     rows = [row[0].strip("`") for row in RESULTS]
-    assert rows == list(lesson_commands()) and len(rows) == 5
-    assert {row.split()[0] for row in rows} == set(STRATEGIES)
+    assert rows == list(lesson_commands()) and len(rows) == 6
+    assert {row.split()[0] for row in rows} <= set(STRATEGIES)
 
 
 @pytest.mark.parametrize("row", RESULTS, ids=lambda row: row[0].strip("`"))
