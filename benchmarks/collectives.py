@@ -117,7 +117,8 @@ def quotient(these: Sequence[float], those: Sequence[float]) -> float:
 
 def publish(report: dict[str, Any], path: Path) -> None:
     """Print the tables, and write the file, with the tables in a .md beside it. Raises UserError where it cannot."""
-    console = Console(width=max(machine.terminal_columns() or 0, 118), highlight=False)
+    columns = machine.terminal_columns()
+    console = Console(force_terminal=columns is not None, width=max(columns or 0, 118), highlight=False)
     made = sheets(report)
     for sheet in made:
         console.print(sheet.title, sheet.table(), sep="\n")
