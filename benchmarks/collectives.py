@@ -53,7 +53,7 @@ def body(comm: Communicator, arguments: Sequence[str]) -> int:
     for size in options.sizes:
         turns = Turns(comm, size, options.routes, gloo)
         results, memory = turns.run(options.rounds)
-        auto = fastest(comm, turns.n, TYPE)[0]
+        auto = fastest(comm.Dup(), turns.n, TYPE)[0]
         report["results"] += results
         report["memory"].append(memory)
         report["ratios"] += [ratio(o, results, memory, auto, comm.size) for o in (ALL_REDUCE, REDUCE_SCATTER)]

@@ -1,5 +1,6 @@
 """From options to the parts of a run: data, split, model, strategy."""
 
+import math
 import os
 import socket
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from mpidp.arrays import Array
 from mpidp.collectives import AUTO, COLLECTIVES, fastest
 from mpidp.comm import Communicator
 from mpidp.comm.world import SharedError, require_same, together
-from mpidp.config import Config
+from mpidp.config import Config, RunOptions
 from mpidp.data import Data, Request
 from mpidp.data import load as load_data
 from mpidp.data.split import SPLITS, Split
@@ -57,6 +58,7 @@ class Job:
     def save(self, folder: Path, t: int, facts: dict[str, Any]) -> str | None:
         """Write a checkpoint of step t; None, or why it could not be written."""
         keep = self.config.run.keep_checkpoints or 2
+        facts = facts | {"data": self.data.fingerprint()}
         return checkpoint.save(self.comm, folder / "checkpoints", t, self.strategy.saved(), facts, keep)
 
     def load(self, resumed: Resumed) -> int:
@@ -91,6 +93,8 @@ def build(config: Config, comm: Communicator, resumed: Resumed | None = None) ->
     model = together(comm, lambda: MODELS[run.model].build(config.model, data.schema, dtype))
     together(comm, lambda: require_memory(model, strategy_type, config, comm))
     steps = run.steps or run.epochs * split.steps_per_epoch
+    if resumed:
+        require_the_rest(resumed, steps, data)
     sync = comm.Dup()
     calibration: dict[str, float] = {}
     collective = resumed.manifest["collective"] if resumed else run.collective
@@ -111,8 +115,25 @@ def build(config: Config, comm: Communicator, resumed: Resumed | None = None) ->
     )
     strategy = together(comm, lambda: strategy_type(setup, config.sync))
     model.bind(*strategy.allocate())
+    together(comm, lambda: require_working_memory(model, data, strategy, run, comm))
     schedule = SCHEDULES[run.schedule](config.schedule, run.lr, steps)
     return Job(config, comm, data, split, model, strategy, schedule, steps, collective, calibration)
+
+
+def require_the_rest(resumed: Resumed, steps: int, data: Data) -> None:
+    """Raise SharedError where a resumed run has no way to end as it would have ended without a stop."""
+    done, now = resumed.manifest["step"], data.fingerprint()
+    before = resumed.manifest.get("data", now)
+    if steps < done:
+        raise SharedError(
+            f"--resume: {resumed.path} has {done} steps behind it, more than the {steps} that this run is to have: "
+            f"give --steps {done} or more"
+        )
+    if now != before:
+        raise SharedError(
+            f"--resume: the data {data.name} is not what {resumed.path} was trained on (hash {now}, "
+            f"then {before}): give that data, or start a new run in another --run-dir"
+        )
 
 
 def make_split(config: Config, data: Data, workers: int) -> Split:
@@ -136,15 +157,43 @@ def pin_threads(threads: int | None, comm: Communicator) -> None:
 
 def require_memory(model: Model, strategy: type[Strategy], config: Config, comm: Communicator) -> None:
     """Raise UserError where the flat vectors of the ranks on this host alone exceed its free memory."""
-    free = memory_available()
     states = OPTIMIZERS[config.run.optimizer].state_vectors(config.optimizer)
     vectors = 2 + strategy.extra_vectors(config.sync) + states * strategy.optimizer_share(comm.size)
+    require_free(
+        vectors * model.size * model.dtype.itemsize,
+        f"--model {config.run.model} has {model.size:,} parameters: {vectors:g} vectors of {config.run.dtype}",
+        "a smaller model, fewer ranks a host",
+        comm,
+    )
+
+
+def require_working_memory(
+    model: Model, data: Data, strategy: Strategy, run: RunOptions, comm: Communicator
+) -> None:
+    """Raise UserError where what the layers work in exceeds the free memory of this host."""
+    share = max(1, run.batch_size // strategy.workers)
+    count = min(share, run.micro_batch or share)
+    try:
+        need = model.working_memory((count, *data.schema.inputs)) if strategy.worker is not None else 0
+    except MemoryError:
+        need = math.inf
+    shape = " x ".join(map(str, data.schema.inputs))
+    require_free(
+        need,
+        f"--model {run.model} on {count} sample(s) of {shape} at a time: its buffers",
+        f"a smaller {'--micro-batch' if count > 1 else 'model or --context'}, fewer ranks a host",
+        comm,
+    )
+
+
+def require_free(need: float, what: str, cure: str, comm: Communicator) -> None:
+    """Raise UserError where `need` bytes for each rank on this host are more than is free."""
     here = socket.gethostname()
-    ranks = comm.allgather(here).count(here)
-    need = int(vectors * model.size * model.dtype.itemsize * ranks)
-    if free is not None and need > free:
+    everyone = [need for host, need in comm.allgather([here, need]) if host == here]
+    free = memory_available()
+    if free is not None and sum(everyone) > free:
+        size = f"{sum(everyone) / 2**30:.1f} GiB" if math.isfinite(sum(everyone)) else "beyond all limits"
         raise UserError(
-            f"--model {config.run.model} has {model.size:,} parameters: {vectors:g} vectors of {config.run.dtype} for "
-            f"{ranks} rank(s) on {here} are {need / 2**30:.1f} GiB, more than the {free / 2**30:.1f} GiB that are "
-            "free: a smaller model, fewer ranks a host"
+            f"{what} for {len(everyone)} rank(s) on {here} are {size}, more than the {free / 2**30:.1f} GiB that "
+            f"are free: {cure}"
         )

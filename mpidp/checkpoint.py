@@ -121,7 +121,10 @@ def latest(folder: Path) -> tuple[Path, dict]:
     """The newest complete checkpoint and its manifest. Raises UserError where there is none, or it is unreadable."""
     found = complete(folder)
     if not found:
-        raise UserError(f"--resume: no complete checkpoint in {folder}; leave --resume out to start anew")
+        raise UserError(
+            f"--resume: no complete checkpoint in {folder}, so there is nothing to go on from: delete the run's "
+            "directory, or name another --run-dir, to start anew (--checkpoint-every N writes checkpoints)"
+        )
     path = found[-1]
     try:
         manifest = json.loads((path / "manifest.json").read_text())

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import difflib
+import math
 import tomllib
 import typing
 from collections.abc import Sequence
@@ -26,20 +27,22 @@ def parse(arguments: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any], dic
     return given, file, preset
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """The options in a TOML file of `name = value` lines. Raises UserError with the file's name."""
+def read_toml(path: Path, what: str = "--config ") -> dict[str, Any]:
+    """The options in a TOML file of `name = value` lines. Raises UserError with `what` and the file's name."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"--config {path}: {error.strerror}") from None
+        raise UserError(f"{what}{path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"--config {path}: not TOML: {error}") from None
+        raise UserError(f"{what}{path}: not TOML: {error}") from None
     known = all_names()
     for name, value in table.items():
         if name not in known:
             raise unknown(f"{path}: option", name, sorted(known))
         if isinstance(value, dict | list):
             raise UserError(f"{path}: {name} must be one value, not a table or list")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{path}: {name} = {value}: must be a finite number")
     return table
 
 

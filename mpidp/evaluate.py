@@ -66,8 +66,8 @@ def run(comm: Communicator, arguments: Sequence[str]) -> int:
 
 def read(options: EvaluateOptions) -> tuple[Saved, Config]:
     """The model, and the options of its run with `--data` in the place of its data."""
-    recorded = read_toml(Path(options.run) / "config.toml")
     saved = load_model(Path(options.run))
+    recorded = read_toml(Path(options.run) / "config.toml", "--run: ")
     recorded.pop("resume", None)
     if options.data is None:
         return saved, resolve(recorded, {})

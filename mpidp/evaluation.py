@@ -24,7 +24,9 @@ class Scores:
 def score(job: Job, merge: bool = True) -> Scores:
     """What the one merged model scores now; training goes on from where it was. merge=False: it is merged already."""
     strategy = job.strategy
-    batch = max(1, job.config.run.batch_size // strategy.workers)
+    run = job.config.run
+    batch = max(1, run.batch_size // strategy.workers)
+    batch = min(batch, run.micro_batch or batch)  # what is asked for to save memory in training saves it here
     with merged(strategy) if merge else contextlib.nullcontext():
         return evaluate(job.model, job.data.validation, job.comm, strategy.worker, strategy.workers, batch)
 

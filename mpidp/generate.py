@@ -40,6 +40,12 @@ def run(comm: Communicator, arguments: Sequence[str]) -> int:
     saved = load_model(Path(options.run))
     if saved.tokenizer is None or saved.schema.kind != "tokens":
         raise UserError(f"--run {options.run}: --model {saved.options['model']} was not trained on text")
+    try:
+        options.prompt.encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            "--prompt is not valid UTF-8 text: check the terminal's or the script's encoding"
+        ) from None
     prompt = saved.tokenizer.encode(options.prompt)
     if not len(prompt):
         raise UserError("--prompt is empty: give at least one character to go on from")

@@ -9,7 +9,7 @@ from typing import Any
 
 from mpidp import __version__, checkpoint
 from mpidp.comm import Communicator
-from mpidp.comm.world import require_same, together
+from mpidp.comm.world import SharedError, require_same, together
 from mpidp.commandline import parse, read_toml
 from mpidp.config import MAY_CHANGE, Config, resolve
 from mpidp.errors import UserError
@@ -39,7 +39,11 @@ def configure(comm: Communicator, arguments: Sequence[str]) -> tuple[Config, Pat
     resuming = bool(user.get("resume"))
     if resuming:
         recorded = from_rank_0(comm, lambda: recorded_options(user))
-        defaults = preset | recorded
+        if not {"steps", "epochs"}.isdisjoint(preset):
+            recorded_length = ("steps", "epochs")
+            defaults = {k: v for k, v in recorded.items() if k not in recorded_length} | preset
+        else:
+            defaults = recorded | preset  # a preset that differs is refused, not ignored
     config = together(comm, lambda: resolve(user, defaults))
     if resuming:
         together(comm, lambda: refuse_changes(config, recorded))
@@ -53,8 +57,14 @@ def configure(comm: Communicator, arguments: Sequence[str]) -> tuple[Config, Pat
 
 def from_rank_0(comm: Communicator, body: Any) -> Any:
     """What `body()` gives on rank 0 (JSON-able), on every rank; its UserError ends all of them."""
-    value = together(comm, lambda: body() if comm.rank == 0 else None)
-    return comm.bcast(value)
+    try:
+        value, error = (body() if comm.rank == 0 else None), None
+    except UserError as caught:
+        value, error = None, str(caught)
+    value, error = comm.bcast([value, error])
+    if error is not None:
+        raise SharedError(error)
+    return value
 
 
 def recorded_options(user: dict[str, Any]) -> dict[str, Any]:
@@ -62,11 +72,11 @@ def recorded_options(user: dict[str, Any]) -> dict[str, Any]:
     if "run-dir" not in user:
         raise UserError("--resume needs --run-dir DIR, the directory of the run to go on with")
     path = Path(user["run-dir"]) / "config.toml"
-    if not path.is_file():
+    if not exists(path):
         raise UserError(
             f"--resume: {path} does not exist, so there is no run to go on with; leave --resume out"
         )
-    recorded = read_toml(path)
+    recorded = read_toml(path, "--resume: ")
     return {name: value for name, value in recorded.items() if name not in ("resume", "run-dir")}
 
 
@@ -86,12 +96,20 @@ def choose(config: Config, resuming: bool) -> str:
     name = f"{config.run.model}-{config.run.sync}-{time.strftime('%Y%m%d-%H%M%S')}"
     folder = Path(config.run.run_dir) if config.run.run_dir else unused(Path("runs") / name)
     if not resuming and any(
-        (folder / file).exists() for file in ("config.toml", "summary.json", "model.safetensors")
+        exists(folder / file) for file in ("config.toml", "summary.json", "model.safetensors")
     ):
         raise UserError(
             f"--run-dir {folder} holds a run already: add --resume to go on with it, or name another"
         )
     return str(folder)
+
+
+def exists(path: Path) -> bool:
+    """Whether this file is there. Raises UserError where this user may not look."""
+    try:
+        return path.exists()
+    except OSError as error:
+        raise UserError(f"--run-dir {path.parent}: cannot be read: {error.strerror}") from None
 
 
 def open_folder(config: Config, folder: Path, comm: Communicator) -> None:

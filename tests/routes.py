@@ -71,3 +71,18 @@ def check_verbs(comm: Communicator) -> None:
     comm.Wait(*pending, *sends)
     assert [list(g) for g in got] == [[left] * 3, [left + 100] * 3, [left + 200] * 3]
     assert (twin.traffic.messages, twin.traffic.bytes) == (1, 24)
+
+
+def check_shared_memory(comm: Communicator) -> None:
+    """Parts of different lengths, seen by all; given back and allocated anew."""
+    for turn in range(3):
+        parts = comm.Allocate_shared(comm.rank + 1, np.float64)
+        assert [len(part) for part in parts] == [rank + 1 for rank in range(comm.size)]
+        assert all((part == 0).all() for part in parts)
+        comm.Barrier()
+        parts[(comm.rank + 1) % comm.size][0] = comm.rank + turn
+        comm.Barrier()
+        assert [part[0] for part in parts] == [(rank - 1) % comm.size + turn for rank in range(comm.size)]
+        assert comm.shared_parts(parts[comm.rank]) is parts and comm.shared_parts(np.zeros(3)) is None
+        del parts
+        comm.Free_shared()

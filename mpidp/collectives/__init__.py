@@ -79,7 +79,7 @@ def fastest(comm: Communicator, n: int, dtype: Any, rounds: int = 5) -> tuple[st
     """The route that is fastest here for n elements, and each possible route's median seconds.
 
     The routes take turns on a vector of zeros of at most 16 MiB (above that the order no longer changes); a
-    round's time is its slowest rank's. All ranks get the same answer.
+    round's time is its slowest rank's. All ranks get the same answer. `comm` is used up by it.
     """
     dtype = np.dtype(dtype)
     n = min(n, (16 << 20) // dtype.itemsize)
@@ -94,6 +94,8 @@ def fastest(comm: Communicator, n: int, dtype: Any, rounds: int = 5) -> tuple[st
             route.allreduce(comm, buffers[name], scratch)
             if turn > 0:  # the first round opens connections
                 times[name].append(time.perf_counter() - began)
+    del buffers
+    comm.Free_shared()
     everyone: list[dict[str, list[float]]] = comm.allgather(times)
     medians = {
         name: statistics.median(max(ours[name][i] for ours in everyone) for i in range(rounds))

@@ -53,8 +53,8 @@ class Communicator:
     """Ranks 0 .. size-1 that exchange messages; buffers are contiguous arrays of any type, sent as bytes.
 
     A transport (real MPI, threads) supplies `_isend`, `_irecv`, `_ibarrier`, `_iallreduce`, `_ireduce_scatter`,
-    `_iallgather`, `_split`, `_share`, `on_one_host` and `Abort`, and `spin`, the seconds for which a wait tests without
-    sleeping.
+    `_iallgather`, `_split`, `_share`, `_unshare`, `on_one_host` and `Abort`, and `spin`, the seconds for which a wait
+    tests without sleeping.
     """
 
     spin = 100e-6
@@ -134,6 +134,12 @@ class Communicator:
             self.windows[vectors[self.rank].ctypes.data] = vectors
         self.Barrier()
         return vectors
+
+    def Free_shared(self) -> None:
+        """Give back all that `Allocate_shared` gave; every rank calls it, and none may touch that memory any more."""
+        self.Barrier()
+        self.windows.clear()
+        self._unshare()
 
     def shared_parts(self, buffer: np.ndarray) -> list[np.ndarray] | None:
         """Every rank's vector where `buffer` is ours of `Allocate_shared`, else None."""
@@ -243,6 +249,8 @@ class Communicator:
     def _split(self, color: int, key: int) -> "Communicator": ...
 
     def _share(self, n: int, dtype: np.dtype) -> list[np.ndarray]: ...
+
+    def _unshare(self) -> None: ...
 
 
 def as_bytes(buffer: np.ndarray) -> np.ndarray:

@@ -80,5 +80,11 @@ class MPICommunicator(Communicator):
 
         return arrived
 
+    def _unshare(self) -> None:
+        for window in self._held:
+            window.Unlock_all()
+            window.Free()
+        self._held.clear()
+
     def Abort(self, code: int) -> None:
         self.comm.Abort(code)

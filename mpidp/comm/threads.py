@@ -125,6 +125,10 @@ class ThreadCommunicator(Communicator):
         self.Barrier()
         return [self.mailboxes.shared[key] for key in everyone]
 
+    def _unshare(self) -> None:
+        for number in range(1, self.shares + 1):
+            self.mailboxes.shared.pop((self.context, number, self.rank), None)
+
     def _split(self, color: int, key: int) -> Communicator:
         self.splits += 1
         members = sorted((k, rank) for rank, (c, k) in enumerate(self.allgather([color, key])) if c == color)

@@ -43,7 +43,7 @@ def find(name_or_path: str) -> Source:
     if name_or_path in SOURCES:
         return SOURCES[name_or_path]
     path = Path(name_or_path).expanduser()
-    if not os.path.lexists(path):
+    if not name_or_path or not os.path.lexists(path):
         if os.sep in name_or_path:
             with reading(path):
                 path.stat()  # says why: not there, or not permitted to look
@@ -56,9 +56,15 @@ def find(name_or_path: str) -> Source:
 
 
 def load(name_or_path: str, options: Any, request: Request) -> Data:
-    """The data of that name or path; `options`: of its source's `Options`, or None for the defaults."""
+    """The data of that name or path; `options`: of its source's `Options`, or None for the defaults.
+
+    Raises UserError for whatever is wrong with the source or its options, and where memory does not hold it.
+    """
     source = find(name_or_path)
-    return source.load(source.Options() if options is None else options, request)
+    try:
+        return source.load(source.Options() if options is None else options, request)
+    except MemoryError as error:
+        raise UserError(f"--data {name_or_path}: too much for this machine's memory: {error}") from None
 
 
 def _kind(path: Path) -> str:

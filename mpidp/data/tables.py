@@ -91,7 +91,7 @@ def table_data(
         kept, tail = order[: len(x) - held_out], order[len(x) - held_out :]
         parts = [(x[kept], y[kept]), (x[tail], y[tail])]
     if x.ndim == 2:
-        parts = _standardised(parts)
+        parts = _standardised(name, parts)
     elif scale is None and x.dtype == np.uint8:
         scale = 1 / 255
     datasets = []
@@ -180,9 +180,12 @@ def _count_classes(name: str, parts: list[Part], place: Place) -> int:
     return count
 
 
-def _standardised(parts: list[Part]) -> list[Part]:
+def _standardised(name: str, parts: list[Part]) -> list[Part]:
     x = parts[0][0].astype(np.float64)
-    mean, deviation = x.mean(axis=0), x.std(axis=0)
+    with np.errstate(over="ignore", invalid="ignore"):  # looked at in the next line
+        mean, deviation = x.mean(axis=0), x.std(axis=0)
+    if not np.isfinite(deviation).all():
+        raise UserError(f"{name}: the squares of numbers up to {np.abs(x).max():.3g} overflow: rescale them")
     # A column of equal numbers has a deviation of rounding errors, not of 0.
     deviation[deviation <= 1e-12 * np.abs(x).max(axis=0)] = 1.0
     return [((part_x - mean) / deviation, part_y) for part_x, part_y in parts]

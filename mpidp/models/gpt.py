@@ -42,7 +42,7 @@ SIZES = {
 @dataclass
 class Options:
     size: str = option("tiny", "preset of the model's shape", choices=tuple(SIZES))
-    layers: int | None = option(None, "transformer blocks (default: the preset's)", minimum=1)
+    layers: int | None = option(None, "transformer blocks (default: the preset's)", minimum=1, maximum=10_000)
     heads: int | None = option(None, "attention heads of a block", minimum=1)
     width: int | None = option(None, "channels of a token's vector", minimum=1)
     context: int | None = option(None, "longest sequence of tokens", minimum=1)
@@ -173,7 +173,7 @@ def stream(
         window = np.zeros((1, min(context, max(32, 1 << (len(recent) - 1).bit_length()))), np.int32)
         window[0, : len(recent)] = recent
         z = to_host(model.predict(window)[0, len(recent) - 1, :vocabulary]).astype(np.float64)
-        token = int(z.argmax()) if temperature == 0 else _draw(z / temperature, top_k, rng)
+        token = int(z.argmax()) if temperature == 0 else _draw((z - z.max()) / temperature, top_k, rng)
         recent.append(token)
         yield token
 
@@ -184,8 +184,8 @@ def generate(model: Model, ids: Sequence[int], count: int, **how: Any) -> list[i
 
 
 def _draw(z: np.ndarray, top_k: int | None, rng: np.random.Generator) -> int:
-    """A token by its softmax probability; all but the `top_k` largest logits are left out."""
+    """A token by its softmax probability, z ≤ 0 = max z; all but the `top_k` largest logits are left out."""
     if top_k is not None and top_k < z.size:
         z = np.where(z >= np.partition(z, -top_k)[-top_k], z, -np.inf)
-    p = np.exp(z - z.max())
+    p = np.exp(z)
     return int(rng.choice(z.size, p=p / p.sum()))

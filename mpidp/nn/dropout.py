@@ -21,7 +21,7 @@ def sample_keys(seed: int, step: int, layer: int, slots: Sequence[int] | np.ndar
     """One 64-bit key a sample, from integers alone."""
     key = np.zeros(1, np.uint64)
     for word in (seed, step, layer):
-        key = _mix(key ^ np.uint64(word))
+        key = _mix(key ^ np.uint64(word % 2**64))
     return _mix(key ^ np.asarray(slots).astype(np.uint64))
 
 

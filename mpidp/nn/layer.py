@@ -116,6 +116,14 @@ class Arena:
         return block[offset : offset + nbytes]
 
 
+class Ruler(Arena):
+    """An arena to measure a plan with: its memory is never written to, so that the system does not provide it."""
+
+    def constant(self, tag: str, make: Callable[[], np.ndarray]) -> Array:
+        """Nothing: what is made once for all samples is small beside what each of them needs."""
+        return self.xp.empty(0, self.dtype)
+
+
 class Layer:
     """y = f(x; θ), with backward standing directly under forward in every subclass.
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from mpidp.arrays import Array, array_module
 from mpidp.nn.dropout import Dropout
-from mpidp.nn.layer import Arena, Layer, Parameter
+from mpidp.nn.layer import Arena, Layer, Parameter, Ruler
 
 Ready = Callable[[int, int], None]
 PLANS_KEPT = 8  # views only, all cut from the same memory: some kB each
@@ -160,6 +160,23 @@ class Model:
         correct = self.loss.correct(z, y)
         return self.loss.value(z, y), correct
 
+    def working_memory(self, shape: tuple[int, ...]) -> int:
+        """Bytes of all buffers for inputs of this shape (the first axis is the batch), without providing them.
+
+        To be asked after `bind`. Raises MemoryError where the system would not provide them.
+        """
+        parts = [*self.layers, self.loss]
+        kept = [part.__dict__ for part in parts]
+        ruler = Ruler(self.xp, self.dtype)
+        try:
+            for part in parts:
+                part.__dict__ = dict(vars(part))
+            self._cut(shape, ruler)
+        finally:
+            for part, attributes in zip(parts, kept, strict=True):
+                part.__dict__ = attributes
+        return sum(ruler.used)
+
     def predict(self, x: Array) -> Array:
         """The outputs before the loss, without dropout; they hold until the model's next call."""
         return self._forward(self._input(x, training=False))
@@ -221,9 +238,11 @@ class Model:
                 part.__dict__ = dict(attributes)
             self._planned = None  # should a layer refuse the shape, no half-made plan is kept
             self._arena.reset()
-            output = shape
-            for layer in self.stack:
-                output = layer.plan(output, self._arena)
-            self.loss.plan(output, self._arena)
+            self._cut(shape, self._arena)
             self._plans[shape] = [vars(part) for part in parts]
         self._planned = shape
+
+    def _cut(self, shape: tuple[int, ...], arena: Arena) -> None:
+        for layer in self.stack:
+            shape = layer.plan(shape, arena)
+        self.loss.plan(shape, arena)

@@ -37,7 +37,7 @@ class SGD(Optimizer):
     def __init__(self, options: SGDOptions, parameters: Sequence[Parameter], lo: int, hi: int, like: Array):
         if options.nesterov and not options.momentum:
             raise UserError(
-                "nesterov needs a momentum above 0: set momentum (0.9, say) or leave nesterov out"
+                "--nesterov needs a momentum above 0: give --momentum (0.9, say), or leave --nesterov out"
             )
         self.state_names = ("momentum",) if options.momentum else ()
         super().__init__(options, parameters, lo, hi, like)

@@ -8,12 +8,17 @@ import pytest
 from mpidp.comm import run_ranks
 from mpidp.comm.world import SharedError, require_same, together
 from mpidp.errors import RunError, UserError
-from tests.routes import check_verbs
+from tests.routes import check_shared_memory, check_verbs
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 5])
 def test_verbs(ranks):
     run_ranks(ranks, check_verbs)
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 5])
+def test_shared_memory(ranks):
+    run_ranks(ranks, check_shared_memory)
 
 
 def test_one_rank_s_exception_ends_all():

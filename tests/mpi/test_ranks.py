@@ -8,7 +8,7 @@ from mpidp.comm.world import start
 from mpidp.strategies import STRATEGIES
 from tests import conformance
 from tests.conformance import CASES, CONTRACTS, possible
-from tests.routes import check_broadcast, check_route, check_verbs
+from tests.routes import check_broadcast, check_route, check_shared_memory, check_verbs
 
 pytestmark = pytest.mark.mpi
 
@@ -20,6 +20,10 @@ def comm():
 
 def test_verbs(comm):
     check_verbs(comm)
+
+
+def test_shared_memory(comm):
+    check_shared_memory(comm.Dup())
 
 
 @pytest.mark.parametrize("route", COLLECTIVES)
