@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import math
 import time
 from collections.abc import Iterator
 from itertools import islice
@@ -15,7 +16,7 @@ from safetensors import SafetensorError
 from mpidp.arrays import to_host
 from mpidp.building import Job
 from mpidp.comm.world import together
-from mpidp.errors import UserError
+from mpidp.errors import RunError, UserError
 from mpidp.model_file import save_model
 from mpidp.models.gpt import stream
 from mpidp.report import Report
@@ -34,7 +35,8 @@ class Progress:
         self.tokens = job.data.schema.inputs[0] if job.data.schema.kind == "tokens" else None
         self.report = Report(job.comm.rank == 0, job.steps, folder, "tokens" if self.tokens else "samples")
         self.started = time.perf_counter()
-        self.seconds = 0.0  # inside training steps
+        self.seconds = 0.0  # inside training steps; of these:
+        self.communication, self.waiting = 0.0, 0.0
         self.samples = 0  # worked on by all ranks in these seconds
         self.loss, self.count = 0.0, 0  # of this rank, since the last logged step
         self.logged_at = (0.0, 0)  # (seconds, samples) then
@@ -73,9 +75,13 @@ class Progress:
     @contextlib.contextmanager
     def stepping(self) -> Iterator[None]:
         """Count the time inside as that of training."""
-        began = time.perf_counter()
+        strategy = self.job.strategy
+        began, communication = time.perf_counter(), strategy.seconds_communication
+        waiting = strategy.comm.traffic.seconds_waiting
         yield
         self.seconds += time.perf_counter() - began
+        self.communication += strategy.seconds_communication - communication
+        self.waiting += strategy.comm.traffic.seconds_waiting - waiting
 
     def step(self, step: Step, loss: float) -> None:
         """A step is done; `loss`: summed over this rank's samples."""
@@ -108,6 +114,7 @@ class Progress:
 
     def scored(self, t: int, scores: "Scores") -> None:
         """An evaluation on the way."""
+        require_finite(scores, f"at step {t}")
         line = {"step": t, "validation_loss": scores.loss}
         if scores.accuracy is not None:
             line["accuracy"] = scores.accuracy
@@ -127,9 +134,10 @@ class Progress:
             self.report.say(f"warning: no checkpoint at step {t}: {error}; training goes on")
 
     def finish(self, scores: "Scores") -> dict[str, Any]:
-        """Write the merged model and the summary; the summary."""
+        """Write the merged model and the summary; the summary. Raises RunError where the model is not finite."""
         job, config = self.job, self.job.config
         self.report.end()
+        require_finite(scores, "of the merged model")
         summary = self.summary(scores)
         together(job.comm, lambda: self.write(summary) if job.comm.rank == 0 else None)
         if job.comm.rank == 0:
@@ -161,8 +169,8 @@ class Progress:
             traffic.bytes,
             traffic.shared_bytes,
             self.seconds,
-            strategy.seconds_communication,
-            traffic.seconds_waiting,
+            self.communication,
+            self.waiting,
         ]
         ours.append(hashlib.sha256(to_host(job.model.params).tobytes()).hexdigest())
         everyone = list(zip(*job.comm.allgather(ours), strict=True))
@@ -208,6 +216,12 @@ class Progress:
             "run_dir": str(self.folder),
         }
         return {name: value for name, value in facts.items() if value is not None or name == "resumed_from"}
+
+
+def require_finite(scores: "Scores", whose: str) -> None:
+    """Raise RunError for a loss that is infinite or no number."""
+    if not math.isfinite(scores.loss):
+        raise RunError(f"the validation loss {whose} is {scores.loss}: lower --lr, or set --clip")
 
 
 def weight_error(job: Job) -> float | None:

@@ -1,6 +1,7 @@
 """What a run tells: a progress bar on a terminal, lines where there is none, metrics.jsonl, the summary."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -84,10 +85,13 @@ class Report:
 
     def keep_metrics_until(self, step: int) -> None:
         """Drop what a run that was cut off had logged after the checkpoint that is resumed from."""
-        if self.speaks and self.path.exists():
-            lines = [line for line in self.path.read_text().splitlines() if line.endswith("}")]
-            kept = [line for line in lines if json.loads(line)["step"] <= step]
+        if not self.speaks or not self.path.exists():
+            return
+        try:
+            kept = [line for line in self.path.read_text().splitlines() if step_of(line) <= step]
             self.path.write_text("".join(line + "\n" for line in kept))
+        except (OSError, UnicodeDecodeError) as error:
+            self.say(f"warning: {self.path} cannot be read and written: {error}; training goes on")
 
     def summary(self, facts: dict[str, Any], sample: str | None) -> None:
         """The table at the end."""
@@ -104,6 +108,14 @@ class Report:
                 self.say("    " + line)
 
 
+def step_of(line: str) -> float:
+    """The step that a line of metrics.jsonl tells of; infinite for a line cut off or spoilt."""
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return math.inf
+
+
 def summary_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     """(what, figures) for people; `summary.json` has the same in full."""
     rows = [("validation loss", f"{facts['validation_loss_before']:.4f} → {facts['validation_loss']:.4f}")]
@@ -113,10 +125,11 @@ def summary_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(
             ("weight error", f"{facts['weight_error']:.2e} from the least-squares solution (relative)")
         )
+    steps = facts["steps"] - (facts["resumed_from"] or 0)
     rate = f"{thousands(facts['samples_per_second'])} samples/s"
     if "tokens_per_second" in facts:
         rate += f", {thousands(facts['tokens_per_second'])} tokens/s"
-    rows.append(("speed", f"{rate}; {facts['steps']} steps in {facts['seconds']:.1f} s"))
+    rows.append(("speed", f"{rate}; {steps} steps in {facts['seconds']:.1f} s"))
     parts = {
         "compute": facts["seconds_compute"],
         "communication": facts["seconds_communication"],

@@ -11,7 +11,7 @@ from mpidp import __version__, checkpoint
 from mpidp.comm import Communicator
 from mpidp.comm.world import SharedError, require_same, together
 from mpidp.commandline import parse, read_toml
-from mpidp.config import MAY_CHANGE, Config, resolve
+from mpidp.config import KINDS, MAY_CHANGE, Config, resolve
 from mpidp.errors import UserError
 
 
@@ -83,7 +83,10 @@ def recorded_options(user: dict[str, Any]) -> dict[str, Any]:
 def refuse_changes(config: Config, recorded: dict[str, Any]) -> None:
     """Raise UserError where a resumed run would train something else than the run in its directory."""
     now = config.flat()
-    for name in sorted(now.keys() | recorded.keys()):
+    names = now.keys() | recorded.keys()
+    for name in sorted(
+        names, key=lambda name: (name not in KINDS, name)
+    ):  # a choice before what follows from it
         if name not in MAY_CHANGE and now.get(name) != recorded.get(name):
             raise UserError(
                 f"--resume: the run in {config.run.run_dir} was started with --{name} {recorded.get(name)}, "
