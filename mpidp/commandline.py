@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import difflib
 import math
+import os
 import tomllib
 import typing
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ def parse(arguments: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any], dic
     parser = build_parser()
     given = {dashed(k): v for k, v in vars(parser.parse_args(arguments)).items()}
     preset = read_preset(given.pop("preset")) if "preset" in given else {}
-    file = read_toml(Path(given.pop("config"))) if "config" in given else {}
+    file = read_toml(expanded(given.pop("config"))) if "config" in given else {}
     return given, file, preset
 
 
@@ -46,13 +47,20 @@ def read_toml(path: Path, what: str = "--config ") -> dict[str, Any]:
     return table
 
 
+def expanded(path: str) -> Path:
+    """The path, with ~ for the user's own folder, which the shell leaves as it is in --run-dir=~/runs."""
+    return Path(os.path.expanduser(path))
+
+
 def presets() -> list[str]:
+    """The names of the ready-made sets of options."""
     return sorted(
         f.name[:-5] for f in (resources.files("mpidp") / "presets").iterdir() if f.name.endswith(".toml")
     )
 
 
 def read_preset(name: str) -> dict[str, Any]:
+    """The options of a preset. Raises UserError for a name that is none."""
     if name not in presets():
         raise unknown("--preset", name, presets())
     return tomllib.loads((resources.files("mpidp") / "presets" / f"{name}.toml").read_text(encoding="utf-8"))
@@ -67,6 +75,15 @@ class Parser(argparse.ArgumentParser):
             all_names() | {"config", "preset"} if known is None else {dashed(f.name) for f in fields(known)}
         )
 
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse. Raises UserError also for bytes that are no text: no file of ours could name them."""
+        for argument in args or ():
+            if not is_text(argument):
+                raise UserError(
+                    f"{ascii(argument)[1:-1]}: not valid UTF-8: check the encoding, or rename that file"
+                )
+        return super().parse_args(args, namespace)
+
     def error(self, message: str) -> typing.NoReturn:
         if message.startswith("unrecognized arguments: "):
             name = next(iter(message.split(": ", 1)[1].split()), "''")
@@ -74,6 +91,15 @@ class Parser(argparse.ArgumentParser):
             near = difflib.get_close_matches(name.split("=")[0], known, 1)
             message = f"{name}: no such option" + (f"; did you mean {near[0]}?" if near else "; see --help")
         raise UserError(message)
+
+
+def is_text(argument: str) -> bool:
+    """Whether an argument is text, and not bytes that only a file system would take."""
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def wants_help(arguments: Sequence[str], speaks: bool) -> bool:

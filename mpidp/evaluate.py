@@ -4,18 +4,18 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from mpidp.building import pin_threads
 from mpidp.comm import Communicator
 from mpidp.comm.world import guarded, together
-from mpidp.commandline import parse_small, read_toml
+from mpidp.commandline import expanded, parse_small, read_toml
 from mpidp.config import Config, resolve
-from mpidp.data import Request, load
+from mpidp.data import Data, Request, load
 from mpidp.errors import UserError
 from mpidp.evaluation import evaluate
+from mpidp.machine import print_anything
 from mpidp.model_file import Saved, load_model
 from mpidp.options import option
 
@@ -30,6 +30,8 @@ class EvaluateOptions:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Score a model as the command line says; the exit code."""
+    print_anything()
     return guarded(lambda comm: run(comm, sys.argv[1:] if arguments is None else arguments))
 
 
@@ -66,8 +68,8 @@ def run(comm: Communicator, arguments: Sequence[str]) -> int:
 
 def read(options: EvaluateOptions) -> tuple[Saved, Config]:
     """The model, and the options of its run with `--data` in the place of its data."""
-    saved = load_model(Path(options.run))
-    recorded = read_toml(Path(options.run) / "config.toml", "--run: ")
+    saved = load_model(expanded(options.run))
+    recorded = read_toml(expanded(options.run) / "config.toml", "--run: ")
     recorded.pop("resume", None)
     if options.data is None:
         return saved, resolve(recorded, {})
@@ -75,7 +77,8 @@ def read(options: EvaluateOptions) -> tuple[Saved, Config]:
     return saved, resolve({"data": options.data, "model": recorded["model"]}, recorded)
 
 
-def load_as_trained(saved: Saved, config: Config):
+def load_as_trained(saved: Saved, config: Config) -> Data:
+    """The data of the run, in the form that the model takes. Raises UserError where they have another."""
     run = config.run
     context = saved.schema.inputs[0] if saved.schema.kind == "tokens" else None
     data = load(

@@ -4,14 +4,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 
 from mpidp.comm import Communicator
 from mpidp.comm.world import guarded
-from mpidp.commandline import parse_small
+from mpidp.commandline import expanded, parse_small
 from mpidp.errors import UserError
+from mpidp.machine import print_anything
 from mpidp.model_file import load_model
 from mpidp.models.gpt import stream
 from mpidp.options import option
@@ -30,6 +30,8 @@ class GenerateOptions:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Write text as the command line says; the exit code."""
+    print_anything()
     return guarded(lambda comm: run(comm, sys.argv[1:] if arguments is None else arguments))
 
 
@@ -37,15 +39,9 @@ def run(comm: Communicator, arguments: Sequence[str]) -> int:
     options = parse_small("python -m mpidp.generate", __doc__, GenerateOptions, arguments, comm)
     if options is None or comm.rank > 0:
         return 0
-    saved = load_model(Path(options.run))
+    saved = load_model(expanded(options.run))
     if saved.tokenizer is None or saved.schema.kind != "tokens":
         raise UserError(f"--run {options.run}: --model {saved.options['model']} was not trained on text")
-    try:
-        options.prompt.encode()
-    except UnicodeEncodeError:
-        raise UserError(
-            "--prompt is not valid UTF-8 text: check the terminal's or the script's encoding"
-        ) from None
     prompt = saved.tokenizer.encode(options.prompt)
     if not len(prompt):
         raise UserError("--prompt is empty: give at least one character to go on from")

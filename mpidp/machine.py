@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import io
 import os
 import socket
 import sys
@@ -84,6 +85,13 @@ def terminal_columns() -> int | None:
         return None
     finally:
         os.close(terminal)
+
+
+def print_anything() -> None:
+    """Have what the encoding of standard output lacks (an arrow, in Latin-1) shown as ?, instead of as an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 @dataclass

@@ -215,7 +215,11 @@ class Progress:
             "resumed_from": self.done or None,
             "run_dir": str(self.folder),
         }
-        return {name: value for name, value in facts.items() if value is not None or name == "resumed_from"}
+        return {
+            name: value
+            for name, value in facts.items()
+            if value is not None or name in ("collective", "resumed_from")
+        }
 
 
 def require_finite(scores: "Scores", whose: str) -> None:

@@ -19,6 +19,7 @@ from mpidp.commandline import wants_help
 from mpidp.config import Config
 from mpidp.errors import RunError
 from mpidp.evaluation import score
+from mpidp.machine import print_anything
 from mpidp.progress import Progress
 from mpidp.workspace import Resumed, configure, open_folder
 
@@ -60,6 +61,8 @@ def train(config: Config, comm: Communicator, folder: Path, resumed: Resumed | N
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Train as the command line says; the exit code."""
+    print_anything()
     arguments = sys.argv[1:] if arguments is None else arguments
     return guarded(lambda comm: run(comm, arguments))
 

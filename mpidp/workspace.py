@@ -10,7 +10,7 @@ from typing import Any
 from mpidp import __version__, checkpoint
 from mpidp.comm import Communicator
 from mpidp.comm.world import SharedError, require_same, together
-from mpidp.commandline import parse, read_toml
+from mpidp.commandline import expanded, parse, read_toml
 from mpidp.config import KINDS, MAY_CHANGE, Config, resolve
 from mpidp.errors import UserError
 
@@ -71,7 +71,7 @@ def recorded_options(user: dict[str, Any]) -> dict[str, Any]:
     """The options in the run directory's config.toml."""
     if "run-dir" not in user:
         raise UserError("--resume needs --run-dir DIR, the directory of the run to go on with")
-    path = Path(user["run-dir"]) / "config.toml"
+    path = expanded(user["run-dir"]) / "config.toml"
     if not exists(path):
         raise UserError(
             f"--resume: {path} does not exist, so there is no run to go on with; leave --resume out"
@@ -97,7 +97,7 @@ def refuse_changes(config: Config, recorded: dict[str, Any]) -> None:
 def choose(config: Config, resuming: bool) -> str:
     """Where the run's directory is or will be. Raises UserError where it holds another run."""
     name = f"{config.run.model}-{config.run.sync}-{time.strftime('%Y%m%d-%H%M%S')}"
-    folder = Path(config.run.run_dir) if config.run.run_dir else unused(Path("runs") / name)
+    folder = expanded(config.run.run_dir) if config.run.run_dir else unused(Path("runs") / name)
     if not resuming and any(
         exists(folder / file) for file in ("config.toml", "summary.json", "model.safetensors")
     ):

@@ -1,11 +1,14 @@
 """What a stranger does to the programs: each mistake is one line and exit code 2, and nothing is ignored."""
 
 import json
+import os
+import shutil
+import sys
 
 import numpy as np
 import pytest
 
-from tests.launch import run_alone, run_ranks
+from tests.launch import run_alone, run_program, run_ranks
 from tests.test_train import TINY_GPT, error_line, summary, train
 
 LINEAR = ["--model", "linear", "--samples", 60, "--batch-size", 20, "--steps", 6, "--checkpoint-every", 2]
@@ -104,7 +107,7 @@ def test_any_seed_will_do(tmp_path):
 def test_prompts_and_temperatures(tmp_path):
     run_alone(train(*TINY_GPT, "--run-dir", tmp_path / "gpt")).check()
     generate = ["-m", "mpidp.generate", "--run", tmp_path / "gpt", "--tokens", "3"]
-    assert "not valid UTF-8" in error_line(run_alone([*generate, "--prompt", "a\udcff"]))
+    assert "a\\udcff: not valid UTF-8" in error_line(run_alone([*generate, "--prompt", "a\udcff"]))
     cold = run_alone([*generate, "--temperature", "1e-320"]).check().stdout
     assert cold == run_alone([*generate, "--temperature", "0"]).check().stdout
 
@@ -154,3 +157,38 @@ def test_parts_of_the_time_are_parts_of_the_steps(tmp_path, sync):
     assert "0 steps in 0.0 s" in finished.stdout
     longer = summary(run_ranks(2, train(*args, "--resume", "--steps", 12, "--json")))
     assert longer["seconds_compute"] > 0 and longer["seconds_communication"] >= 0
+
+
+def test_paths_that_are_no_text(tmp_path):
+    line = error_line(run_alone(train("--model", "linear", "--run-dir", "run\udcff"), cwd=tmp_path))
+    assert "run\\udcff: not valid UTF-8" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_users_own_folder(tmp_path):
+    """A shell leaves ~ as it is behind an = and in a file of options."""
+    home = {"HOME": str(tmp_path)}
+    args = train("--model", "linear", "--epochs", 1, "--checkpoint-every", 5, "--run-dir", "~/run")
+    run_alone(args, env=home).check()
+    assert (tmp_path / "run" / "model.safetensors").exists()
+    run_alone([*args, "--resume"], env=home).check()
+    run_alone(["-m", "mpidp.evaluate", "--run", "~/run"], env=home).check()
+    assert "~nobody-of-this-name" in error_line(run_alone(train("--data", "~nobody-of-this-name/x")))
+
+
+def test_a_terminal_that_lacks_characters(tmp_path):
+    latin = {"PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"}
+    args = train("--model", "linear", "--epochs", 1, "--run-dir", tmp_path / "run", "--json")
+    finished = run_program([sys.executable, *args], 60, env=latin)
+    assert " ? " in finished.check().stdout
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or not shutil.which("setpriv"), reason="needs root, to do without its powers"
+)
+def test_a_run_directory_that_may_not_be_looked_into(tmp_path):
+    (tmp_path / "closed").mkdir(mode=0)
+    bound = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", sys.executable]
+    for more in ([], ["--resume"]):
+        args = train("--model", "linear", "--run-dir", tmp_path / "closed" / "run", *more)
+        assert "Permission denied" in error_line(run_program([*bound, *args], 60))

@@ -92,6 +92,8 @@ def test_evaluate_on_other_data(runs, tmp_path):
 def test_mistakes_of_evaluate(runs, tmp_path):
     evaluate = ["-m", "mpidp.evaluate"]
     assert "required: --run" in error_line(run_ranks(2, evaluate))
-    assert "No such file" in error_line(run_ranks(2, [*evaluate, "--run", tmp_path / "none"]))
+    assert "no such file; a run writes it" in error_line(
+        run_ranks(2, [*evaluate, "--run", tmp_path / "none"])
+    )
     wrong = run_ranks(2, [*evaluate, "--run", runs / "gpt", "--data", "synthetic-classes"])
     assert "the model was trained on" in error_line(wrong)

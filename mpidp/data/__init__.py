@@ -42,7 +42,7 @@ def find(name_or_path: str) -> Source:
     """The source of this name, or the one that reads this path; raises UserError where there is neither."""
     if name_or_path in SOURCES:
         return SOURCES[name_or_path]
-    path = Path(name_or_path).expanduser()
+    path = Path(os.path.expanduser(name_or_path))
     if not name_or_path or not os.path.lexists(path):
         if os.sep in name_or_path:
             with reading(path):

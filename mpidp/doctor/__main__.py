@@ -24,6 +24,8 @@ OVERSUBSCRIBE = "PRTE_MCA_rmaps_default_mapping_policy=:oversubscribe"
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Look at this set-up and report; the exit code."""
+    machine.print_anything()
     parser = argparse.ArgumentParser(prog="python -m mpidp.doctor", description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print the findings as one JSON object")
     options = parser.parse_args(arguments)
