@@ -65,16 +65,19 @@ def attempt(action: Any) -> str | None:
 
 
 def begin(partial: Path) -> None:
+    """An empty folder to write into, whatever a killed run left there."""
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
 
 
 def write(path: Path, arrays: dict[str, Array]) -> None:
+    """Write these arrays to a file, on disk when this returns."""
     save_file({name: np.ascontiguousarray(to_host(array)) for name, array in arrays.items()}, path)
     sync(path)
 
 
 def finish(partial: Path, final: Path, manifest: dict, keep: int) -> None:
+    """Write the manifest, have the checkpoint count by one rename, and drop all but the last `keep`."""
     text = partial / "manifest.json"
     text.write_text(json.dumps(manifest | {"seal": seal(manifest)}, indent=1))
     sync(text)
@@ -102,6 +105,7 @@ def sync(path: Path) -> None:
 
 
 def sha256(path: Path) -> str:
+    """The file's hash, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -150,6 +154,7 @@ def load(comm: Communicator, path: Path, manifest: dict) -> dict[str, np.ndarray
 
 
 def read(comm: Communicator, path: Path, manifest: dict) -> dict[str, np.ndarray]:
+    """As `load`, on this rank alone. Raises UserError."""
     files, ranks, rank = manifest["files"], manifest["ranks"], comm.rank
     if len(files) > 1 and ranks != comm.size:
         raise UserError(
@@ -169,6 +174,7 @@ def read(comm: Communicator, path: Path, manifest: dict) -> dict[str, np.ndarray
 
 
 def damaged(path: Path, why: str) -> UserError:
+    """What a user reads of a checkpoint that is not what was written."""
     return UserError(
         f"--resume: {path} is damaged ({why}): delete that folder to go on from the one before it"
     )

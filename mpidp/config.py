@@ -30,6 +30,8 @@ from mpidp.strategies import STRATEGIES
 
 @dataclass
 class RunOptions:
+    """What is chosen, how long and how it is trained, and what is written where."""
+
     model: str = option("gpt", "what to train", choices=MODELS)
     data: str = option(
         "python-docs", f"what to train on: {', '.join(SOURCES)}, or the path of a file or folder"
@@ -115,6 +117,7 @@ class Config:
         return {name: value for name, value in everything.items() if value is not None}
 
     def to_toml(self) -> str:
+        """The options that are set, as a file that `--config` takes."""
         return tomli_w.dumps(self.flat())
 
 
@@ -135,10 +138,12 @@ KINDS = ("model", "data", "split", "sync", "optimizer", "schedule")
 
 
 def dashed(name: str) -> str:
+    """An option's name as people write it."""
     return name.replace("_", "-")
 
 
 def chosen_options(kind: str, name: str) -> type:
+    """The Options dataclass of the component of this name (for data: or path). Raises UserError for an unknown one."""
     known = components(kind)
     if kind == "data":
         return find(name).Options
@@ -148,6 +153,7 @@ def chosen_options(kind: str, name: str) -> type:
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> UserError:
+    """The refusal of a name, with the nearest and all the known ones."""
     known = list(known)
     near = difflib.get_close_matches(name, known, 1)
     hint = f"did you mean {near[0]}? " if near else ""
@@ -210,10 +216,12 @@ def unused(name: str, run: RunOptions) -> UserError:
 
 
 def all_names() -> set[str]:
+    """The dashed name of every option there is."""
     return {dashed(f.name) for options in every_options() for f in fields(options)}
 
 
 def every_options() -> Iterator[type]:
+    """Every Options dataclass: the run's own and those of all components."""
     yield RunOptions
     for kind in KINDS:
         yield from components(kind).values()

@@ -22,6 +22,8 @@ from mpidp.options import option
 
 @dataclass
 class EvaluateOptions:
+    """What is scored, on what."""
+
     run: str = option(help="the run directory that holds model.safetensors and config.toml", metavar="DIR")
     data: str | None = option(None, "other data of the same form than the run's own", metavar="NAME|PATH")
     part: str = option("validation", "which part of the data", choices=("validation", "train"))
@@ -36,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(comm: Communicator, arguments: Sequence[str]) -> int:
+    """The program, on the rank of `comm`; its exit code."""
     options = parse_small("[mpirun -n P] python -m mpidp.evaluate", __doc__, EvaluateOptions, arguments, comm)
     if options is None:
         return 0

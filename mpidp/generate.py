@@ -19,6 +19,8 @@ from mpidp.options import option
 
 @dataclass
 class GenerateOptions:
+    """Whose text, from what on, and how it is drawn."""
+
     run: str = option(help="the run directory that holds model.safetensors", metavar="DIR")
     prompt: str = option("The ", "text to go on from")
     tokens: int = option(200, "how many tokens to write", minimum=0)
@@ -36,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run(comm: Communicator, arguments: Sequence[str]) -> int:
+    """The program, on the rank of `comm`: rank 0 writes, the others have nothing to do; its exit code."""
     options = parse_small("python -m mpidp.generate", __doc__, GenerateOptions, arguments, comm)
     if options is None or comm.rank > 0:
         return 0

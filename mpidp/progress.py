@@ -149,6 +149,7 @@ class Progress:
         return summary
 
     def write(self, summary: dict[str, Any]) -> None:
+        """Write model.safetensors and summary.json. Raises UserError where that fails."""
         job = self.job
         try:
             save_model(
@@ -162,6 +163,7 @@ class Progress:
             ) from None
 
     def summary(self, scores: "Scores") -> dict[str, Any]:
+        """All figures of the run, the same on every rank."""
         job, run, strategy = self.job, self.job.config.run, self.job.strategy
         traffic = strategy.comm.traffic
         ours = [

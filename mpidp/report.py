@@ -41,14 +41,17 @@ class Report:
             )
 
     def say(self, text: str) -> None:
+        """A line above the bar."""
         self.console.print(text, markup=False, soft_wrap=True)
 
     def begin(self, done: int) -> None:
+        """Show the bar, if there is a terminal, at `done` steps."""
         if self.progress is not None:
             self.task = self.progress.add_task("", total=self.steps, completed=done, loss="-", rate="")
             self.progress.start()
 
     def advance(self, step: int) -> None:
+        """Move the bar."""
         if self.progress is not None:
             self.progress.update(self.task, completed=step)
 
@@ -71,6 +74,7 @@ class Report:
             self.say(f"step {line['step']:>6}/{self.steps}  validation loss {line['validation_loss']:.4f}")
 
     def append(self, line: dict[str, Any]) -> None:
+        """Add a line to metrics.jsonl; where that fails, warn once and go on."""
         try:
             with self.path.open("a") as file:
                 file.write(json.dumps(line) + "\n")
@@ -80,6 +84,7 @@ class Report:
             self.warned = True
 
     def end(self) -> None:
+        """Take the bar away."""
         if self.progress is not None:
             self.progress.stop()
 
@@ -154,4 +159,5 @@ def span(values: list[int]) -> str:
 
 
 def thousands(value: float) -> str:
+    """A figure for people: 12,345 or 1.23."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -24,6 +24,8 @@ KERNEL, POOL = 3, 2
 
 @dataclass
 class Options:
+    """The widths of its layers."""
+
     channels: str = option(
         "16,32", "channels of the convolutions, with commas between them", metavar="N,N,..."
     )

@@ -24,6 +24,8 @@ from mpidp.options import option
 
 @dataclass(frozen=True)
 class Size:
+    """A shape: blocks, heads of each, channels, tokens of a sequence, rows of the token table (None: the data's)."""
+
     layers: int
     heads: int
     width: int
@@ -41,6 +43,8 @@ SIZES = {
 
 @dataclass
 class Options:
+    """The shape, by preset and one by one."""
+
     size: str = option("tiny", "preset of the model's shape", choices=tuple(SIZES))
     layers: int | None = option(None, "transformer blocks (default: the preset's)", minimum=1, maximum=10_000)
     heads: int | None = option(None, "attention heads of a block", minimum=1)

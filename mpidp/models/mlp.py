@@ -22,6 +22,8 @@ ACTIVATIONS: dict[str, type[Layer]] = {"relu": ReLU, "gelu": GELU}
 
 @dataclass
 class Options:
+    """The widths of its layers, and what lies between them."""
+
     hidden: str = option(
         "256,256", "widths of the hidden layers, with commas between them", metavar="N,N,..."
     )

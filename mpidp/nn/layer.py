@@ -75,6 +75,7 @@ class Arena:
         return sum(block.nbytes for block in self.blocks)
 
     def empty(self, shape: tuple[int, ...], dtype: Any = None) -> Array:
+        """An array of this shape that is the asker's until `reset`; not initialised."""
         dtype = self.dtype if dtype is None else np.dtype(dtype)
         nbytes = math.prod(shape) * dtype.itemsize
         rounded = -(-nbytes // self.ALIGN) * self.ALIGN
@@ -90,6 +91,7 @@ class Arena:
         return self.blocks[i][start : start + nbytes].view(dtype).reshape(shape)
 
     def scratch(self, tag: str, shape: tuple[int, ...], dtype: Any = None) -> Array:
+        """An array of this shape in the memory that all who ask with this tag share."""
         dtype = self.dtype if dtype is None else np.dtype(dtype)
         nbytes = math.prod(shape) * dtype.itemsize
         if tag not in self.shared or self.shared[tag].nbytes < nbytes:
@@ -107,6 +109,7 @@ class Arena:
         return self.constant(f"ones {count}", lambda: np.ones(count))
 
     def reset(self) -> None:
+        """Take everything back, to be handed out again."""
         self.used = [0] * len(self.blocks)
         self.shared = {}
 

@@ -14,6 +14,8 @@ from mpidp.options import option
 
 @dataclass
 class AdamWOptions:
+    """β₁, β₂, ε and decay."""
+
     beta1: float = option(0.9, "memory of the mean gradient", minimum=0, below=1)
     beta2: float = option(0.95, "memory of the mean squared gradient", minimum=0, below=1)
     epsilon: float = option(1e-8, "added to the root of the mean square", above=0)

@@ -8,11 +8,15 @@ from mpidp.options import option
 
 @dataclass
 class ConstantOptions:
+    """How long it warms up."""
+
     warmup: int = option(0, "updates over which the learning rate rises linearly from 0", minimum=0)
 
 
 @dataclass
 class CosineOptions:
+    """How long it warms up, and where it ends."""
+
     warmup: int = option(0, "updates over which the learning rate rises linearly from 0", minimum=0)
     final_lr: float = option(0.1, "learning rate at the last update, as a share of lr", minimum=0, maximum=1)
 

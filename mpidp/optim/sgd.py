@@ -14,6 +14,8 @@ from mpidp.options import option
 
 @dataclass
 class SGDOptions:
+    """μ, its form, and decay."""
+
     momentum: float = option(0.0, "share of the last update that is kept", minimum=0, below=1)
     nesterov: bool = option(False, "look ahead along the momentum (needs momentum above 0)")
     weight_decay: float = option(

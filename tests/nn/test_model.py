@@ -191,3 +191,15 @@ def test_moving_to_other_vectors():
     model.bind(params, grads)
     assert model.gradients(x, y, 1.0) == loss
     np.testing.assert_array_equal(grads, before)
+
+
+def test_working_memory_is_what_a_plan_takes_and_changes_nothing():
+    model, (x, y) = small(dropout=0.3), text(3)
+    asked = model.working_memory(x.shape)
+    assert model._arena.nbytes == 0
+    loss = model.gradients(x, y, 1.0)
+    grads = model.grads.copy()
+    assert asked == sum(model._arena.used)
+    assert model.working_memory((600, 10)) > 10 * asked
+    assert model.gradients(x, y, 1.0) == loss
+    np.testing.assert_array_equal(model.grads, grads)
