@@ -11,6 +11,7 @@ import argparse
 import importlib.util
 import json
 import shlex
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -143,5 +144,13 @@ def show(record: dict[str, Any]) -> None:
     console.print(table)
 
 
+def interrupted(*_: Any) -> None:
+    raise KeyboardInterrupt  # on SIGTERM too, processes and files are tidied away
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    signal.signal(signal.SIGTERM, interrupted)
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
