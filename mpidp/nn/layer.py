@@ -120,7 +120,18 @@ class Arena:
 
 
 class Ruler(Arena):
-    """An arena to measure a plan with: its memory is never written to, so that the system does not provide it."""
+    """An arena to measure a plan with: its memory is never written to, so that the system does not provide it.
+
+    `asked`: bytes that were asked for, each array on its own, since a search for room in blocks takes its time.
+    """
+
+    asked = 0
+
+    def empty(self, shape: tuple[int, ...], dtype: Any = None) -> Array:
+        """As an arena's, counted."""
+        array = self.xp.empty(shape, self.dtype if dtype is None else dtype)
+        self.asked += -(-array.nbytes // self.ALIGN) * self.ALIGN
+        return array
 
     def constant(self, tag: str, make: Callable[[], np.ndarray]) -> Array:
         """Nothing: what is made once for all samples is small beside what each of them needs."""

@@ -175,7 +175,7 @@ class Model:
         finally:
             for part, attributes in zip(parts, kept, strict=True):
                 part.__dict__ = attributes
-        return sum(ruler.used)
+        return ruler.asked
 
     def predict(self, x: Array) -> Array:
         """The outputs before the loss, without dropout; they hold until the model's next call."""
