@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mpidp.comm import Communicator
-from mpidp.comm.world import together
+from mpidp.comm.world import require_same, together
 from mpidp.config import GROUPS, KINDS, RunOptions, all_names, build, components, dashed, plain_type, unknown
 from mpidp.errors import UserError
 
@@ -102,11 +102,14 @@ def is_text(argument: str) -> bool:
     return True
 
 
-def wants_help(arguments: Sequence[str], speaks: bool) -> bool:
-    """Whether the user asks for help, which one rank gives."""
+def wants_help(
+    arguments: Sequence[str], comm: Communicator, parser: argparse.ArgumentParser | None = None
+) -> bool:
+    """Whether the user asks for help; rank 0 gives it. Raises SharedError where not all ranks were asked."""
     asked = "-h" in arguments or "--help" in arguments
-    if asked and speaks:
-        build_parser().print_help()
+    require_same(comm, {"--help": asked})
+    if asked and comm.rank == 0:
+        (parser or build_parser()).print_help()
     return asked
 
 
@@ -120,9 +123,7 @@ def parse_small(program: str, about: str, options: type, arguments: Sequence[str
     )
     for f in fields(options):
         add(parser, f, options)
-    if "-h" in arguments or "--help" in arguments:
-        if comm.rank == 0:
-            parser.print_help()
+    if wants_help(arguments, comm, parser):
         return None
     given = together(comm, lambda: vars(parser.parse_args(arguments)))
     return together(comm, lambda: build(options, {dashed(name): value for name, value in given.items()}))

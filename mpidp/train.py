@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(comm: Communicator, arguments: Sequence[str]) -> int:
     """The program, on the rank of `comm`; its exit code."""
-    if wants_help(arguments, speaks=comm.rank == 0):
+    if wants_help(arguments, comm):
         return 0
     config, folder, resumed = configure(comm, arguments)
     with np.errstate(

@@ -179,20 +179,39 @@ def test_an_exception_on_one_rank_ends_all_and_is_shown_once(tmp_path):
 
 
 def test_a_killed_rank_ends_all(tmp_path):
-    program = (
+    program = failing("os.kill(os.getpid(), signal.SIGKILL)")
+    finished = run_ranks(3, ["-c", program, *map(str, TINY_GPT), "--run-dir", tmp_path / "run"])
+    assert finished.returncode != 0 and finished.seconds < 30
+
+
+def test_an_interrupted_rank_ends_all(tmp_path):
+    finished = run_ranks(
+        3, ["-c", failing("raise KeyboardInterrupt"), *map(str, TINY_GPT), "--run-dir", tmp_path / "run"]
+    )
+    assert finished.returncode == 130 and finished.seconds < 30
+    assert "mpidp: error: rank 1 was interrupted" in finished.stderr
+
+
+def test_want_of_memory_is_one_line(tmp_path):
+    program = failing("raise MemoryError('Unable to allocate 9 GiB')")
+    finished = run_ranks(3, ["-c", program, *map(str, TINY_GPT), "--run-dir", tmp_path / "run"])
+    assert "rank 1 is out of memory (Unable to allocate 9 GiB)" in error_line(finished)
+
+
+def failing(statement: str) -> str:
+    """The train program, with a statement run by rank 1 at step 3."""
+    return (
         "import os, signal, sys\n"
         "from mpidp import train\n"
         "from mpidp.building import Job\n"
         "batch = Job.batch\n"
         "def bad(job, t):\n"
         "    if t == 3 and job.comm.rank == 1:\n"
-        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"        {statement}\n"
         "    return batch(job, t)\n"
         "Job.batch = bad\n"
         "sys.exit(train.main(sys.argv[1:]))\n"
     )
-    finished = run_ranks(3, ["-c", program, *map(str, TINY_GPT), "--run-dir", str(tmp_path / "run")])
-    assert finished.returncode != 0 and finished.seconds < 30
 
 
 def test_a_loss_that_is_not_finite_is_named(tmp_path):
@@ -243,6 +262,7 @@ def test_options_that_differ_between_ranks(tmp_path):
         (["--lr", "0.1"], ["--lr", "0.2"], "rank 2 has --lr = '0.2', but rank 0 has '0.1'"),
         ([], ["--seed", "1"], "rank 2 has --seed = '1', but rank 0 has None"),
         ([], ["--lr", "no"], "rank 2"),
+        ([], ["--help"], "rank 2 has --help = True"),
     ]:
         one = [sys.executable, *train(*TINY_GPT, *first)]
         other = [sys.executable, *train(*TINY_GPT, *odd)]

@@ -120,8 +120,8 @@ def guarded(body: Callable[[Communicator], int]) -> int:
     """Run `body(comm)` on this rank so that, however it ends, all ranks end; its exit code.
 
     An error that all ranks share (see `together`) is one line from rank 0 and exit code 2. Any other exception
-    ends all ranks at once: a UserError (code 2) or RunError (code 1) with its line, anything else with its
-    traceback (code 1), shown once.
+    ends all ranks at once: a UserError or want of memory (code 2), a RunError (1) or an interruption (130) with its
+    line, anything else with its traceback (code 1), shown once.
     """
     try:
         comm = start()
@@ -139,19 +139,33 @@ def guarded(body: Callable[[Communicator], int]) -> int:
         comm.Barrier()  # some launchers end the others when the first rank ends
         return 2
     except KeyboardInterrupt:
-        return 130
-    except Exception as error:
-        # Ranks often fail together: each waits its turn, and the first to speak ends the others.
-        time.sleep(min(0.5 * comm.rank, 3.0))
-        if isinstance(error, UserError | RunError):
-            say(f"error: {one_line(error)}")
-        else:
-            say(f"rank {comm.rank} of {comm.size} failed:\n{traceback.format_exc().rstrip()}")
-        time.sleep(DRAIN)
-        code = 2 if isinstance(error, UserError) else 1
-        if comm.size > 1:
-            comm.Abort(code)
-        return code
+        return end(comm, f"error: rank {comm.rank} was interrupted", 130)
+    except SystemExit as error:  # a library's way out, of this rank alone
+        return end(
+            comm, f"error: rank {comm.rank} ended early (is standard output closed?)", int(error.code or 1)
+        )
+    except MemoryError as error:
+        text = f"error: rank {comm.rank} is out of memory ({one_line(error) or 'no detail'}): "
+        return end(
+            comm, text + "take a smaller model or --batch-size, --micro-batch, or fewer ranks a host", 2
+        )
+    except UserError as error:
+        return end(comm, f"error: {one_line(error)}", 2)
+    except RunError as error:
+        return end(comm, f"error: {one_line(error)}", 1)
+    except Exception:
+        return end(comm, f"rank {comm.rank} of {comm.size} failed:\n{traceback.format_exc().rstrip()}", 1)
+
+
+def end(comm: Communicator, text: str, code: int) -> int:
+    """Say why, and end all ranks with this exit code."""
+    # Ranks often fail together: each waits its turn, and the first to speak ends the others.
+    time.sleep(min(0.5 * comm.rank, 3.0))
+    say(text)
+    time.sleep(DRAIN)
+    if comm.size > 1:
+        comm.Abort(code)
+    return code
 
 
 def one_line(error: Exception) -> str:
