@@ -35,8 +35,8 @@ def contest(case: Case, setting: Setting, plan: Plan, say: Callable[[str], None]
         "batch_per_rank": case.batch,
         "flops_per_sample": case.flops,
     }
-    found |= {"tokens_per_sample": case.tokens, "sides": {}}
     names = sides(case, plan.compile)
+    found |= {"tokens_per_sample": case.tokens, "sides": {name: {} for name in names}}
     startups = first_steps(case, setting, plan, [MPIDP, TORCH])
     with contextlib.ExitStack() as stack:
         groups: dict[str, Group] = {}
@@ -51,13 +51,13 @@ def contest(case: Case, setting: Setting, plan: Plan, say: Callable[[str], None]
                 except BenchmarkError as error:
                     if "compile" not in name:
                         raise
-                    found["sides"][name] = {"failed": str(error)}
+                    found["sides"][name]["failed"] = str(error)
                     say(f"{case.name}: {name} does not work here")
                     continue
                 groups[group.name] = group
         for name in names:
             if name in groups:
-                found["sides"][name] = {"startup_s": [*startups.get(name, []), groups[name].startup]}
+                found["sides"][name]["startup_s"] = [*startups.get(name, []), groups[name].startup]
         found["loss_difference"] = compare_losses(groups, names, found["sides"])
         idle, others = others_busy(list(groups.values()))
         found |= {"cores_taken_while_waiting": round(idle, 3), "cores_taken_by_others": round(others, 3)}
@@ -112,7 +112,7 @@ def play(
     counts = {}
     for name, group in groups.items():
         counts[name], replies = fill(group, plan.seconds)
-        if name in into:
+        if name in into:  # not one that runs alone
             into[name]["peak_mib"] = max(reply["peak_mib"] for reply in replies)
             into[name]["share_mib"] = max(reply["share_mib"] for reply in replies)
             into[name]["steps_per_turn"] = counts[name]

@@ -30,7 +30,8 @@ def work(comm: Communicator, arguments: Sequence[str]) -> Work:
     config = configured(arguments)
     job = build(config, comm)
     model, strategy, run = job.model, job.strategy, config.run
-    model.initialise(run.seed)
+    if comm.rank == 0:
+        model.initialise(run.seed)
     strategy.start()
     batches = [job.batch(t)[1:] for t in range(1, BATCHES + 1)]
 

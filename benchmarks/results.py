@@ -14,7 +14,7 @@ HEADERS = (
     "mpidp ÷ this",
     "sgemm peak used (%)",
     "ranks together ÷ alone",
-    "peak memory of a rank (MiB)",
+    "memory of a rank, peak / with shared pages divided (MiB)",
     "start to first step (s)",
 )
 
@@ -57,6 +57,7 @@ def figures(case: dict[str, Any], side: str, peak: float) -> dict[str, Any]:
         "flop_utilisation": rate * case["flops_per_sample"] / (peak * 1e9),
         "together_ratio": ratio(rates, alone) if alone else None,
         "peak_mib": found["peak_mib"],
+        "share_mib": found["share_mib"],
         "startup_s": median(found["startup_s"]),
     }
 
@@ -88,7 +89,7 @@ def rows(summaries: dict[str, dict[str, dict[str, Any]]]) -> list[tuple[str, ...
                     "" if side == MPIDP else f"{f['mpidp_ratio']:.2f}",
                     f"{100 * f['flop_utilisation']:.{1 if f['flop_utilisation'] < 0.1 else 0}f}",
                     f"{f['together_ratio']:.3f}" if f["together_ratio"] else "",
-                    f"{f['peak_mib']:,.0f}",
+                    f"{f['peak_mib']:,.0f} / {f['share_mib']:,.0f}",
                     f"{f['startup_s']:.2f}",
                 )
             )

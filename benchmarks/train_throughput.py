@@ -29,6 +29,9 @@ from benchmarks.results import HEADERS, markdown, rows, sgemm_peak, summarise
 from benchmarks.sides import Setting
 from mpidp.errors import UserError
 
+THREADS = {"threads": {k: v for k, v in SETTINGS.items() if k.endswith("THREADS")}, "blas_threads": 1}
+"""Those of the measured processes, in the place of this one's."""
+
 OUT = ROOT / "docs" / "results" / "train-throughput.json"
 
 
@@ -153,4 +156,5 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except KeyboardInterrupt:
+        print("interrupted: cases that were finished are in the results", file=sys.stderr)
         sys.exit(130)

@@ -63,7 +63,12 @@ def test_ratio_is_of_the_same_round():
 
 def case(**mpidp):
     """A measured case with two PyTorch sides and one that failed."""
-    base = {"alone_samples_per_second": [60.0, 50.0, 40.0], "peak_mib": 100.0, "startup_s": [3.0, 1.0, 2.0]}
+    base = {
+        "alone_samples_per_second": [60.0, 50.0, 40.0],
+        "peak_mib": 100.0,
+        "share_mib": 80.0,
+        "startup_s": [3.0, 1.0, 2.0],
+    }
     sides = {
         "mpidp": base | {"samples_per_second": [60.0, 45.0, 40.0], "sgemm_gflops": [200, 210, 220]} | mpidp,
         "PyTorch": base | {"samples_per_second": [30.0, 30.0, 20.0], "sgemm_gflops": [240, 250, 300]},
@@ -85,6 +90,7 @@ def test_summary_and_table():
         "flop_utilisation": pytest.approx(45 / 250),
         "together_ratio": 1.0,
         "peak_mib": 100.0,
+        "share_mib": 80.0,
         "startup_s": 2.0,
     }
     assert summary["PyTorch"]["mpidp_ratio"] == 2.0
