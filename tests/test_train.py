@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.crash import failing
 from tests.launch import find_mpiexec, run_alone, run_program, run_ranks
 
 TINY_GPT = ["--layers", 1, "--heads", 2, "--width", 32, "--context", 32, "--batch-size", 16, "--steps", 12]
@@ -139,7 +140,8 @@ def test_resuming_gives_the_same_bits(tmp_path, sync):
         "--json",
     ]
     whole = summary(run_ranks(4, train(*args, "--run-dir", tmp_path / "whole")))
-    cut = crash_at(10, [*args, "--run-dir", tmp_path / "cut"])
+    crash = failing("raise ZeroDivisionError", step=10, rank=2)
+    cut = run_ranks(4, ["-c", crash, *map(str, args), "--run-dir", tmp_path / "cut"])
     assert cut.returncode != 0 and "Traceback" in cut.stderr
     again = summary(run_ranks(4, train(*args, "--run-dir", tmp_path / "cut", "--resume")))
     assert again["resumed_from"] == 8
@@ -151,77 +153,6 @@ def test_resuming_gives_the_same_bits(tmp_path, sync):
 def losses(run: Path) -> list:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [(line["step"], line["train_loss"]) for line in lines]
-
-
-def crash_at(step: int, args, rank: int = 2):
-    """The train program, with a programming mistake that shows on one rank at one step."""
-    program = (
-        "import sys\n"
-        "from mpidp import train\n"
-        "from mpidp.building import Job\n"
-        "batch = Job.batch\n"
-        "def bad(job, t):\n"
-        f"    if t == {step} and job.comm.rank == {rank}:\n"
-        "        raise ZeroDivisionError('a mistake of ours')\n"
-        "    return batch(job, t)\n"
-        "Job.batch = bad\n"
-        "sys.exit(train.main(sys.argv[1:]))\n"
-    )
-    return run_ranks(4, ["-c", program, *map(str, args)])
-
-
-def test_an_exception_on_one_rank_ends_all_and_is_shown_once(tmp_path):
-    finished = crash_at(3, [*TINY_GPT, "--run-dir", tmp_path / "run"])
-    assert finished.returncode == 1
-    assert finished.stderr.count("Traceback") == 1
-    assert "mpidp: rank 2 of 4 failed:" in finished.stderr and "a mistake of ours" in finished.stderr
-    assert finished.seconds < 30
-
-
-def test_a_killed_rank_ends_all(tmp_path):
-    program = failing("os.kill(os.getpid(), signal.SIGKILL)")
-    finished = run_ranks(3, ["-c", program, *map(str, TINY_GPT), "--run-dir", tmp_path / "run"])
-    assert finished.returncode != 0 and finished.seconds < 30
-
-
-def test_an_interrupted_rank_ends_all(tmp_path):
-    finished = run_ranks(
-        3, ["-c", failing("raise KeyboardInterrupt"), *map(str, TINY_GPT), "--run-dir", tmp_path / "run"]
-    )
-    assert finished.returncode == 130 and finished.seconds < 30
-    assert "mpidp: error: rank 1 was interrupted" in finished.stderr
-
-
-def test_want_of_memory_is_one_line(tmp_path):
-    program = failing("raise MemoryError('Unable to allocate 9 GiB')")
-    finished = run_ranks(3, ["-c", program, *map(str, TINY_GPT), "--run-dir", tmp_path / "run"])
-    assert "rank 1 is out of memory (Unable to allocate 9 GiB)" in error_line(finished)
-
-
-def failing(statement: str) -> str:
-    """The train program, with a statement run by rank 1 at step 3."""
-    return (
-        "import os, signal, sys\n"
-        "from mpidp import train\n"
-        "from mpidp.building import Job\n"
-        "batch = Job.batch\n"
-        "def bad(job, t):\n"
-        "    if t == 3 and job.comm.rank == 1:\n"
-        f"        {statement}\n"
-        "    return batch(job, t)\n"
-        "Job.batch = bad\n"
-        "sys.exit(train.main(sys.argv[1:]))\n"
-    )
-
-
-def test_a_loss_that_is_not_finite_is_named(tmp_path):
-    args = ["--model", "linear", "--lr", 1e6, "--run-dir", tmp_path / "run"]
-    finished = run_ranks(3, train(*args))
-    assert finished.returncode == 1 and "Traceback" not in finished.stderr
-    lines = [
-        line for line in finished.stderr.splitlines() if line.startswith("mpidp: error: the loss on rank")
-    ]
-    assert len(lines) == 1 and "lower --lr" in lines[0]
 
 
 MISTAKES = {

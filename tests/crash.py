@@ -1,0 +1,17 @@
+"""The train program with something that happens to one rank in the middle of it."""
+
+
+def failing(statement: str, step: int = 3, rank: int = 1) -> str:
+    """The train program, for `python -c`, in which `rank` runs a statement when it comes to `step`."""
+    return (
+        "import os, signal, sys\n"
+        "from mpidp import train\n"
+        "from mpidp.building import Job\n"
+        "batch = Job.batch\n"
+        "def bad(job, t):\n"
+        f"    if t == {step} and job.comm.rank == {rank}:\n"
+        f"        {statement}\n"
+        "    return batch(job, t)\n"
+        "Job.batch = bad\n"
+        "sys.exit(train.main(sys.argv[1:]))\n"
+    )
