@@ -9,7 +9,7 @@ from rich.table import Table
 from benchmarks.bandwidth import ALL_REDUCE, REDUCE_SCATTER
 from benchmarks.turns import MEMORY
 
-WORDS = ("type", "route", "better", "auto takes")  # columns that hold no numbers
+WORDS = ("type", "route", "better", "auto takes", "messages")  # columns that hold no numbers
 
 
 @dataclass

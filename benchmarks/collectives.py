@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.bandwidth import ALL_REDUCE, REDUCE_SCATTER, memory_limit
-from benchmarks.collective_tables import sheets
+from benchmarks.collective_tables import Sheet, sheets
 from benchmarks.contestants import TYPE, connect_gloo
 from benchmarks.environment import ROOT, environment
 from benchmarks.turns import Turns
@@ -59,7 +59,7 @@ def body(comm: Communicator, arguments: Sequence[str]) -> int:
         report["ratios"] += [ratio(o, results, memory, auto, comm.size) for o in (ALL_REDUCE, REDUCE_SCATTER)]
     if gloo is not None:
         gloo.destroy_process_group()
-    together(comm, lambda: publish(report, options.out) if comm.rank == 0 else None)
+    together(comm, lambda: publish(report, sheets(report), options.out) if comm.rank == 0 else None)
     return 0
 
 
@@ -115,11 +115,10 @@ def quotient(these: Sequence[float], those: Sequence[float]) -> float:
     return statistics.median(a / b for a, b in zip(these, those, strict=True))
 
 
-def publish(report: dict[str, Any], path: Path) -> None:
+def publish(report: dict[str, Any], made: Sequence[Sheet], path: Path) -> None:
     """Print the tables, and write the file, with the tables in a .md beside it. Raises UserError where it cannot."""
     columns = machine.terminal_columns()
     console = Console(force_terminal=columns is not None, width=max(columns or 0, 118), highlight=False)
-    made = sheets(report)
     for sheet in made:
         console.print(sheet.title, sheet.table(), sep="\n")
     for note in report["notes"]:
