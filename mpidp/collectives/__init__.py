@@ -11,7 +11,7 @@ import numpy as np
 from mpidp.arrays import Array
 from mpidp.collectives import library, ring, shared
 from mpidp.collectives.broadcast import broadcast
-from mpidp.comm import Communicator
+from mpidp.comm import Algorithm, Communicator
 
 __all__ = ["AUTO", "COLLECTIVES", "Collective", "Cost", "broadcast", "fastest"]
 
@@ -40,17 +40,18 @@ def on_one_host(comm: Communicator, dtype: np.dtype) -> str | None:
 class Collective:
     """A route.
 
-    allreduce(comm, buffer, scratch) and reduce_scatter(comm, buffer, scratch): sums in place, scratch holding a chunk
-    (ceil(n / P) elements); all_gather(comm, buffer). cost(n, size, rank, itemsize): (messages, bytes) that a rank
+    allreduce(comm, buffer, scratch, tag) and reduce_scatter(comm, buffer, scratch, tag): sums in place, scratch holding
+    a chunk (ceil(n / P) elements); all_gather(comm, buffer, tag). Algorithms with the same tag run one after another,
+    with different tags also side by side. cost(n, size, rank, itemsize): (messages, bytes) that a rank
     sends in one all-reduce; sharded_cost: in one reduce-scatter and one all-gather. allocate(comm, n, dtype): memory
     from which this route sums; allocate_common: memory for a vector that is equal on all ranks. unable(comm, dtype):
     why it cannot be taken, or None.
     """
 
     name: str
-    allreduce: Callable[[Communicator, Array, Array], None]
-    reduce_scatter: Callable[[Communicator, Array, Array], None]
-    all_gather: Callable[[Communicator, Array], None]
+    allreduce: Algorithm
+    reduce_scatter: Algorithm
+    all_gather: Algorithm
     cost: Cost
     sharded_cost: Cost
     allocate: Allocate = private

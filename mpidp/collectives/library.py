@@ -4,28 +4,31 @@ import numpy as np
 
 from mpidp.arrays import Array
 from mpidp.collectives import ring
-from mpidp.comm import Communicator
+from mpidp.comm import Algorithm, Communicator, Steps
 
 
-def allreduce(comm: Communicator, buffer: Array, scratch: Array) -> None:
-    """buffer ← Σ over ranks of buffer, in float32 or float64; `scratch` is not used."""
+@Algorithm
+def allreduce(comm: Communicator, buffer: Array, scratch: Array, tag: int = 0) -> Steps:
+    """buffer ← Σ over ranks of buffer, in float32 or float64; `scratch` and `tag` are not used."""
     if comm.size > 1:
-        comm.Allreduce(buffer)
+        yield (comm.Iallreduce(buffer),)
 
 
-def reduce_scatter(comm: Communicator, buffer: Array, scratch: Array) -> None:
+@Algorithm
+def reduce_scatter(comm: Communicator, buffer: Array, scratch: Array, tag: int = 0) -> Steps:
     """buffer[chunk r] ← Σ over ranks of buffer[chunk r]; `scratch` holds a chunk."""
     if comm.size > 1:
         counts = chunk_lengths(buffer.size, comm.size)
         mine = scratch[: counts[comm.rank]]
-        comm.Reduce_scatter(buffer, mine, counts)
+        yield (comm.Ireduce_scatter(buffer, mine, counts),)
         buffer[ring.chunk(buffer.size, comm.size, comm.rank)] = mine
 
 
-def all_gather(comm: Communicator, buffer: Array) -> None:
+@Algorithm
+def all_gather(comm: Communicator, buffer: Array, tag: int = 0) -> Steps:
     """buffer[chunk i] ← rank i's buffer[chunk i], for every i."""
     if comm.size > 1:
-        comm.Allgather(buffer, chunk_lengths(buffer.size, comm.size))
+        yield (comm.Iallgather(buffer, chunk_lengths(buffer.size, comm.size)),)
 
 
 def chunk_lengths(n: int, size: int) -> list[int]:

@@ -14,7 +14,7 @@ The sum of a chunk is made in one place and then copied, so all ranks hold the s
 import numpy as np
 
 from mpidp.arrays import Array
-from mpidp.comm import Communicator
+from mpidp.comm import Algorithm, Communicator, Steps
 
 
 def chunk(n: int, size: int, i: int) -> slice:
@@ -23,7 +23,8 @@ def chunk(n: int, size: int, i: int) -> slice:
     return slice(i * n // size, (i + 1) * n // size)
 
 
-def reduce_scatter(comm: Communicator, buffer: Array, scratch: Array) -> None:
+@Algorithm
+def reduce_scatter(comm: Communicator, buffer: Array, scratch: Array, tag: int = 0) -> Steps:
     """buffer[chunk r] ← Σ over ranks of buffer[chunk r]; the other chunks are left with partial sums.
 
     `scratch` holds a chunk: ceil(n / P) elements. Cost: P - 1 messages, n (P - 1) / P bytes a rank.
@@ -33,11 +34,12 @@ def reduce_scatter(comm: Communicator, buffer: Array, scratch: Array) -> None:
     for step in range(1, size):
         ours, theirs = chunk(n, size, rank - step), chunk(n, size, rank - step - 1)
         incoming = scratch[: theirs.stop - theirs.start]
-        comm.Sendrecv(buffer[ours], right, incoming, left)
+        yield comm.Irecv(incoming, left, tag), comm.Isend(buffer[ours], right, tag)
         buffer[theirs] += incoming
 
 
-def all_gather(comm: Communicator, buffer: Array) -> None:
+@Algorithm
+def all_gather(comm: Communicator, buffer: Array, tag: int = 0) -> Steps:
     """buffer[chunk i] ← rank i's buffer[chunk i], for every i.
 
     Cost: P - 1 messages, n (P - 1) / P bytes a rank.
@@ -45,15 +47,15 @@ def all_gather(comm: Communicator, buffer: Array) -> None:
     n, size, rank = buffer.size, comm.size, comm.rank
     right, left = (rank + 1) % size, (rank - 1) % size
     for step in range(size - 1):
-        comm.Sendrecv(
-            buffer[chunk(n, size, rank - step)], right, buffer[chunk(n, size, rank - step - 1)], left
-        )
+        ours, theirs = chunk(n, size, rank - step), chunk(n, size, rank - step - 1)
+        yield comm.Irecv(buffer[theirs], left, tag), comm.Isend(buffer[ours], right, tag)
 
 
-def allreduce(comm: Communicator, buffer: Array, scratch: Array) -> None:
+@Algorithm
+def allreduce(comm: Communicator, buffer: Array, scratch: Array, tag: int = 0) -> Steps:
     """buffer ← Σ over ranks of buffer, the same bits on every rank; `scratch` of ceil(n / P) elements or more."""
-    reduce_scatter(comm, buffer, scratch)
-    all_gather(comm, buffer)
+    yield from reduce_scatter.steps(comm, buffer, scratch, tag)
+    yield from all_gather.steps(comm, buffer, tag)
 
 
 def cost(n: int, size: int, rank: int, itemsize: int) -> tuple[int, int]:

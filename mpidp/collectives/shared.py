@@ -14,42 +14,48 @@ import numpy as np
 
 from mpidp.arrays import Array
 from mpidp.collectives import ring
-from mpidp.comm import Communicator
+from mpidp.comm import Algorithm, Communicator, Steps
 
 BLOCK = 1 << 16
 """Elements that are added at a time: one block of every rank stays in a core's second-level cache."""
 
 
-def allreduce(comm: Communicator, buffer: Array, scratch: Array) -> None:
+@Algorithm
+def allreduce(comm: Communicator, buffer: Array, scratch: Array, tag: int = 0) -> Steps:
     """buffer ← Σ over ranks of buffer, the same bits on every rank."""
     if buffer.size == 0:
-        return None
+        return
     parts = comm.shared_parts(buffer)
     if parts is None:
-        return ring.allreduce(comm, buffer, scratch)
-    comm.Barrier()
+        yield from ring.allreduce.steps(comm, buffer, scratch, tag)
+        return
+    yield (comm.Ibarrier(),)
     add_own_chunk(comm, parts, [part for rank, part in enumerate(parts) if rank != comm.rank])
-    comm.Barrier()
+    yield (comm.Ibarrier(),)
 
 
-def reduce_scatter(comm: Communicator, buffer: Array, scratch: Array) -> None:
+@Algorithm
+def reduce_scatter(comm: Communicator, buffer: Array, scratch: Array, tag: int = 0) -> Steps:
     """buffer[chunk r] ← Σ over ranks of buffer[chunk r]; nobody may write its buffer before `all_gather` is done."""
     if buffer.size == 0:
-        return None
+        return
     parts = comm.shared_parts(buffer)
     if parts is None:
-        return ring.reduce_scatter(comm, buffer, scratch)
-    comm.Barrier()
+        yield from ring.reduce_scatter.steps(comm, buffer, scratch, tag)
+        return
+    yield (comm.Ibarrier(),)
     add_own_chunk(comm, parts, [])
 
 
-def all_gather(comm: Communicator, buffer: Array) -> None:
+@Algorithm
+def all_gather(comm: Communicator, buffer: Array, tag: int = 0) -> Steps:
     """All ranks see what each has written into its chunk of a vector that there is once (`allocate_common`)."""
     if buffer.size == 0:
-        return None
+        return
     if comm.shared_parts(buffer) is None:
-        return ring.all_gather(comm, buffer)
-    comm.Barrier()
+        yield from ring.all_gather.steps(comm, buffer, tag)
+        return
+    yield (comm.Ibarrier(),)
 
 
 def add_own_chunk(comm: Communicator, parts: list[np.ndarray], receivers: list[np.ndarray]) -> None:

@@ -90,35 +90,37 @@ class Communicator:
     def Recv(self, buffer: Array, source: int, tag: int = 0) -> None:
         self.Wait(self.Irecv(buffer, source, tag))
 
-    def Sendrecv(self, send: Array, dest: int, receive: Array, source: int, tag: int = 0) -> None:
-        """Send one buffer and receive another at the same time."""
-        self.Wait(self.Irecv(receive, source, tag), self.Isend(send, dest, tag))
-
     def Barrier(self) -> None:
         """Return when every rank has called it."""
-        self.Wait(Pending([self._ibarrier()], "all ranks at a barrier"))
+        self.Wait(self.Ibarrier())
 
-    def Allreduce(self, buffer: Array) -> None:
-        """buffer ← Σ over ranks, by the MPI library's own algorithm (the yardstick; ours are in `collectives/`).
+    def Ibarrier(self) -> Pending:
+        """Start to arrive at a barrier: complete when every rank has arrived."""
+        return Pending([self._ibarrier()], "all ranks at a barrier")
+
+    # The library's collectives. All ranks must start them, and barriers, in the same order.
+
+    def Iallreduce(self, buffer: Array) -> Pending:
+        """Start buffer ← Σ over ranks, by the MPI library's own algorithm (the yardstick; ours are in `collectives/`).
 
         What the library sends cannot be seen from outside: one message of the buffer's bytes is counted.
         """
         self.traffic.messages += 1
         self.traffic.bytes += buffer.nbytes
-        self.Wait(Pending([self._iallreduce(buffer)], "the MPI library's all-reduce"))
+        return Pending([self._iallreduce(buffer)], "the MPI library's all-reduce")
 
-    def Reduce_scatter(self, buffer: Array, receive: Array, counts: Sequence[int]) -> None:
-        """receive ← Σ over ranks of our part of buffer (rank r's has counts[r] elements), by the MPI library."""
+    def Ireduce_scatter(self, buffer: Array, receive: Array, counts: Sequence[int]) -> Pending:
+        """Start receive ← Σ over ranks of our part of buffer (rank r's has counts[r] elements), by the MPI library."""
         self.traffic.messages += 1
         self.traffic.bytes += buffer.nbytes
         test = self._ireduce_scatter(buffer, receive, counts)
-        self.Wait(Pending([test], "the MPI library's reduce-scatter"))
+        return Pending([test], "the MPI library's reduce-scatter")
 
-    def Allgather(self, buffer: Array, counts: Sequence[int]) -> None:
-        """Every part of buffer ← that part as the rank that owns it has it, by the MPI library."""
+    def Iallgather(self, buffer: Array, counts: Sequence[int]) -> Pending:
+        """Start: every part of buffer ← that part as the rank that owns it has it, by the MPI library."""
         self.traffic.messages += 1
         self.traffic.bytes += counts[self.rank] * buffer.itemsize
-        self.Wait(Pending([self._iallgather(buffer, counts)], "the MPI library's all-gather"))
+        return Pending([self._iallgather(buffer, counts)], "the MPI library's all-gather")
 
     # Memory that the ranks of one host share
 
@@ -159,21 +161,23 @@ class Communicator:
         """The same ranks in a message space of their own, with traffic counted anew."""
         return self.Split(0, self.rank)
 
+    def Test(self, *pending: Pending) -> bool:
+        """Whether all of `pending` is complete, without waiting; MPI moves messages on in such calls alone."""
+        complete = True
+        for one in pending:
+            one.tests = [test for test in one.tests if not test()]
+            complete = complete and not one.tests
+        return complete
+
     def Wait(self, *pending: Pending) -> None:
         """Return when all of `pending` is complete.
 
         Raises RunError where that takes longer than `timeout` seconds.
         """
-        for one in pending:
-            one.tests = [test for test in one.tests if not test()]
-        if not any(one.tests for one in pending):
+        if self.Test(*pending):
             return
         began = time.perf_counter()
-        while True:
-            for one in pending:
-                one.tests = [test for test in one.tests if not test()]
-            if not any(one.tests for one in pending):
-                return
+        while not self.Test(*pending):
             now = time.perf_counter()
             if now - began < self.spin:
                 continue

@@ -51,7 +51,11 @@ def test_an_excerpt_that_is_out_of_date_is_noticed():
     assert stale != text and pages.renewed(stale) == text
     assert any(code != pages.source_of(path, names) for path, names, code in pages.excerpts(stale))
     with pytest.raises(ValueError, match="marks of excerpts"):
-        pages.excerpts(text.replace("```python\ndef reduce_scatter", "\n```python\ndef reduce_scatter"))
+        pages.excerpts(
+            text.replace(
+                "```python\n@Algorithm\ndef reduce_scatter", "\n```python\n@Algorithm\ndef reduce_scatter"
+            )
+        )
 
 
 def existing(arguments: list[str], folder: Path) -> list[str]:
