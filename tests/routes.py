@@ -1,5 +1,7 @@
 """Bodies that check routes on any communicator: ranks as threads, and real ranks."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from mpidp.collectives import COLLECTIVES, broadcast, ring
@@ -84,5 +86,33 @@ def check_shared_memory(comm: Communicator) -> None:
         comm.Barrier()
         assert [part[0] for part in parts] == [(rank - 1) % comm.size + turn for rank in range(comm.size)]
         assert comm.shared_parts(parts[comm.rank]) is parts and comm.shared_parts(np.zeros(3)) is None
+        check_parts_of_shared_memory(comm)
         del parts
         comm.Free_shared()
+
+
+def check_parts_of_shared_memory(comm: Communicator) -> None:
+    """A slice of our vector finds the same slice of the others'."""
+    vectors = comm.Allocate_shared(10, np.float32)
+    vectors[comm.rank][...] = 10 * comm.rank + np.arange(10)
+    comm.Barrier()
+    for found, rank in zip(comm.shared_parts(vectors[comm.rank][3:7]), range(comm.size), strict=True):
+        assert found.tolist() == [10 * rank + i for i in (3, 4, 5, 6)]
+    comm.Barrier()
+
+
+def check_hosts(comm: Communicator, hosts: Sequence[int]) -> None:
+    """Ranks know where they are, and share memory with their neighbours alone."""
+    assert comm.hosts() == tuple(hosts) and comm.Dup().hosts() == tuple(hosts)
+    assert comm.on_one_host() == (len(set(hosts)) == 1)
+    local = comm.local()
+    assert local is comm.local() and local.on_one_host() and local.traffic is comm.traffic
+    members = [rank for rank in range(comm.size) if hosts[rank] == hosts[comm.rank]]
+    assert local.allgather(comm.rank) == members
+    mine = local.Allocate_shared(3, np.float64)
+    mine[local.rank][...] = comm.rank
+    local.Barrier()
+    assert [vector[0] for vector in mine] == members
+    del mine
+    comm.Free_shared()
+    assert not local.windows

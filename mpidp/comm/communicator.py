@@ -53,7 +53,7 @@ class Communicator:
     """Ranks 0 .. size-1 that exchange messages; buffers are contiguous arrays of any type, sent as bytes.
 
     A transport (real MPI, threads) supplies `_isend`, `_irecv`, `_ibarrier`, `_iallreduce`, `_ireduce_scatter`,
-    `_iallgather`, `_split`, `_share`, `_unshare`, `on_one_host` and `Abort`, and `spin`, the seconds for which a wait
+    `_iallgather`, `_split`, `_share`, `_unshare`, `_hosts` and `Abort`, and `spin`, the seconds for which a wait
     tests without sleeping.
     """
 
@@ -65,6 +65,8 @@ class Communicator:
         self.timeout = timeout  # seconds that one wait may last
         self.traffic = Traffic()
         self.windows: dict[int, list[np.ndarray]] = {}  # address of our part -> every rank's part
+        self.known_hosts: tuple[int, ...] | None = None
+        self.neighbours: Communicator | None = None
 
     # Verbs on buffers
 
@@ -142,14 +144,43 @@ class Communicator:
         self.Barrier()
         self.windows.clear()
         self._unshare()
+        if self.neighbours not in (None, self):
+            self.neighbours.Free_shared()
 
     def shared_parts(self, buffer: np.ndarray) -> list[np.ndarray] | None:
-        """Every rank's vector where `buffer` is ours of `Allocate_shared`, else None."""
-        return self.windows.get(buffer.ctypes.data) if self.windows else None
+        """Every rank's vector where `buffer` is ours of `Allocate_shared`; the same part of each where it is a part.
+
+        None where it lies in no such vector.
+        """
+        address = buffer.ctypes.data
+        for start, vectors in self.windows.items():
+            ours = vectors[self.rank]
+            if start <= address < start + ours.nbytes:
+                lo = (address - start) // ours.itemsize
+                return vectors if buffer.size == ours.size else [v[lo : lo + buffer.size] for v in vectors]
+        return None
+
+    # Which ranks could share memory. The first call of each is made by all ranks together.
+
+    def hosts(self) -> tuple[int, ...]:
+        """Every rank's host, numbered as they first appear in rank order: (0, 0, 1, 1)."""
+        if self.known_hosts is None:
+            found = self._hosts()
+            order = list(dict.fromkeys(found))
+            self.known_hosts = tuple(order.index(host) for host in found)
+        return self.known_hosts
 
     def on_one_host(self) -> bool:
         """Whether all ranks could share memory."""
-        return True
+        return max(self.hosts()) == 0
+
+    def local(self) -> "Communicator":
+        """The ranks of this host, in rank order; what goes through it is counted as ours."""
+        if self.neighbours is None:
+            one = self.on_one_host()
+            self.neighbours = self if one else self.Split(self.hosts()[self.rank], self.rank)
+            self.neighbours.traffic = self.traffic
+        return self.neighbours
 
     def Split(self, color: int, key: int) -> "Communicator":
         """A communicator of the ranks that gave the same `color`, ordered by `key`; traffic is counted anew."""
@@ -159,7 +190,9 @@ class Communicator:
 
     def Dup(self) -> "Communicator":
         """The same ranks in a message space of their own, with traffic counted anew."""
-        return self.Split(0, self.rank)
+        twin = self.Split(0, self.rank)
+        twin.known_hosts = self.known_hosts
+        return twin
 
     def Test(self, *pending: Pending) -> bool:
         """Whether all of `pending` is complete, without waiting; MPI moves messages on in such calls alone."""
@@ -255,6 +288,8 @@ class Communicator:
     def _share(self, n: int, dtype: np.dtype) -> list[np.ndarray]: ...
 
     def _unshare(self) -> None: ...
+
+    def _hosts(self) -> Sequence[int]: ...
 
 
 def as_bytes(buffer: np.ndarray) -> np.ndarray:

@@ -23,7 +23,6 @@ class MPICommunicator(Communicator):
         super().__init__(comm.rank, comm.size)
         self.comm = comm
         self._held: list[MPI.Win] = []
-        self._one_host: bool | None = None
 
     def _isend(self, raw: np.ndarray, dest: int, tag: int) -> Callable[[], bool]:
         return self.comm.Isend((raw, MPI.BYTE), dest, tag).Test
@@ -45,12 +44,15 @@ class MPICommunicator(Communicator):
     def _split(self, color: int, key: int) -> Communicator:
         return MPICommunicator(self.comm.Split(color, key))
 
-    def on_one_host(self) -> bool:
-        if self._one_host is None:
-            here = self.comm.Split_type(MPI.COMM_TYPE_SHARED)
-            self._one_host = here.size == self.size
-            here.Free()
-        return self._one_host
+    def _hosts(self) -> Sequence[int]:
+        """The lowest rank of each rank's host."""
+        here = self.comm.Split_type(MPI.COMM_TYPE_SHARED)
+        lowest = np.array(here.group.Translate_ranks([0], self.comm.group), np.int64)
+        here.Free()
+        everyone = np.empty(self.size, np.int64)
+        gather = self.comm.Iallgather(lowest, everyone)
+        self.Wait(Pending([gather.Test], "all ranks to say on which host they are"))
+        return everyone.tolist()
 
     def _share(self, n: int, dtype: np.dtype) -> list[np.ndarray]:
         info = MPI.Info.Create({"alloc_shared_noncontig": "true"})  # every rank's part on pages of its own

@@ -38,8 +38,16 @@ class ThreadCommunicator(Communicator):
 
     spin = 0.0  # threads share the interpreter: to spin is to keep it from the rank that is awaited
 
-    def __init__(self, rank: int, size: int, mailboxes: Mailboxes | None = None, context: tuple = ()):
+    def __init__(
+        self,
+        rank: int,
+        size: int,
+        mailboxes: Mailboxes | None = None,
+        context: tuple = (),
+        hosts: Sequence[int] | None = None,
+    ):
         super().__init__(rank, size)
+        self.placed = [0] * size if hosts is None else list(hosts)
         self.mailboxes = mailboxes or Mailboxes()
         self.context = context
         self.barriers = 0
@@ -118,7 +126,12 @@ class ThreadCommunicator(Communicator):
 
         return test
 
+    def _hosts(self) -> Sequence[int]:
+        return self.placed
+
     def _share(self, n: int, dtype: np.dtype) -> list[np.ndarray]:
+        if not self.on_one_host():
+            raise ValueError(f"ranks on the hosts {self.hosts()} share no memory")
         self.shares += 1
         everyone = [(self.context, self.shares, rank) for rank in range(self.size)]
         self.mailboxes.shared[everyone[self.rank]] = np.empty(n, dtype)
@@ -134,7 +147,8 @@ class ThreadCommunicator(Communicator):
         members = sorted((k, rank) for rank, (c, k) in enumerate(self.allgather([color, key])) if c == color)
         rank = [r for _, r in members].index(self.rank)
         context = (*self.context, self.splits, color)
-        return ThreadCommunicator(rank, len(members), self.mailboxes, context)
+        placed = [self.placed[r] for _, r in members]
+        return ThreadCommunicator(rank, len(members), self.mailboxes, context, placed)
 
 
 def _done() -> bool:
@@ -149,9 +163,16 @@ def added(parts: list[np.ndarray]) -> np.ndarray:
     return total
 
 
-def run_ranks(size: int, body: Callable[..., Any], *args: Any, timeout: float = 120.0) -> list[Any]:
+def run_ranks(
+    size: int,
+    body: Callable[..., Any],
+    *args: Any,
+    timeout: float = 120.0,
+    hosts: Sequence[int] | None = None,
+) -> list[Any]:
     """Run `body(comm, *args)` on `size` ranks, each a thread of this process; their results in rank order.
 
+    hosts: each rank's host, as if there were several, between which no memory is shared; default: all on one.
     The first exception of any rank ends all of them and is raised here.
     Raises RunError where they are not done after `timeout` seconds.
     """
@@ -160,7 +181,7 @@ def run_ranks(size: int, body: Callable[..., Any], *args: Any, timeout: float = 
 
     def run(rank: int) -> None:
         try:
-            results[rank] = body(ThreadCommunicator(rank, size, mailboxes), *args)
+            results[rank] = body(ThreadCommunicator(rank, size, mailboxes, hosts=hosts), *args)
         except BaseException as error:
             with mailboxes.lock:
                 mailboxes.failure = mailboxes.failure or error

@@ -8,7 +8,7 @@ import pytest
 from mpidp.comm import run_ranks
 from mpidp.comm.world import SharedError, require_same, together
 from mpidp.errors import RunError, UserError
-from tests.routes import check_shared_memory, check_verbs
+from tests.routes import check_hosts, check_shared_memory, check_verbs
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 5])
@@ -19,6 +19,16 @@ def test_verbs(ranks):
 @pytest.mark.parametrize("ranks", [1, 2, 3, 5])
 def test_shared_memory(ranks):
     run_ranks(ranks, check_shared_memory)
+
+
+@pytest.mark.parametrize("hosts", [[0], [0, 0], [0, 1], [0, 1, 0, 1], [0, 0, 1], [0, 1, 2, 1, 1]])
+def test_hosts(hosts):
+    run_ranks(len(hosts), check_hosts, hosts, hosts=hosts)
+
+
+def test_ranks_of_several_hosts_share_no_memory():
+    with pytest.raises(ValueError, match="share no memory"):
+        run_ranks(2, lambda comm: comm.Allocate_shared(3, np.float32), hosts=[0, 1])
 
 
 def test_one_rank_s_exception_ends_all():

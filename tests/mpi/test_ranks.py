@@ -8,7 +8,7 @@ from mpidp.comm.world import start
 from mpidp.strategies import STRATEGIES
 from tests import conformance
 from tests.conformance import CASES, CONTRACTS, possible
-from tests.routes import check_broadcast, check_route, check_shared_memory, check_verbs
+from tests.routes import check_broadcast, check_hosts, check_route, check_shared_memory, check_verbs
 
 pytestmark = pytest.mark.mpi
 
@@ -24,6 +24,11 @@ def test_verbs(comm):
 
 def test_shared_memory(comm):
     check_shared_memory(comm.Dup())
+
+
+def test_hosts(comm):
+    """Here all are on one; tests/test_benchmark_link.py has real ranks on two."""
+    check_hosts(comm.Dup(), [0] * comm.size)
 
 
 @pytest.mark.parametrize("route", COLLECTIVES)
