@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import threadpoolctl
 
-from mpidp import checkpoint
+from mpidp import arithmetic, checkpoint
 from mpidp.arrays import Array
 from mpidp.collectives import AUTO, COLLECTIVES, fastest
 from mpidp.comm import Communicator
@@ -23,6 +23,7 @@ from mpidp.errors import UserError
 from mpidp.machine import cores, memory_available
 from mpidp.models import MODELS
 from mpidp.nn import Model
+from mpidp.nn.kernels.products import Products
 from mpidp.optim import OPTIMIZERS, SCHEDULES
 from mpidp.strategies import STRATEGIES, Setup, Step, Strategy
 from mpidp.strategies.base import unprefixed
@@ -45,6 +46,7 @@ class Job:
     steps: int
     collective: str | None
     calibration: dict[str, float]  # seconds of each route where the fastest was to be found
+    products: Products  # who multiplies matrices
 
     def batch(self, t: int) -> tuple[Step, Array, Array, np.ndarray]:
         """This rank's part of the global batch of step t: (step, x, y, slots in the global batch)."""
@@ -73,12 +75,16 @@ def build(config: Config, comm: Communicator, resumed: Resumed | None = None) ->
     """Load the data, split it over the workers, build the model, and hand both to the strategy.
 
     A resumed run takes the route that it took before, however fast it is now, to get the same bits.
+    Records in `config` who computes dense products.
     Raises SharedError on every rank for whatever does not fit together.
     """
     run = config.run
     comm.timeout = run.timeout
     pin_threads(run.threads, comm)
-    dtype = np.dtype(run.dtype)
+    dtype = arithmetic.vectors_dtype(run.dtype)
+    products = together(comm, lambda: arithmetic.products(run.blas, run.dtype))
+    require_same(comm, {"the choice of --blas auto": products.blas})
+    run.blas = products.blas  # recorded, since a resumed run has the same bits with the same library alone
     strategy_type = STRATEGIES[run.sync]
     workers = together(comm, lambda: strategy_type.count_workers(comm.size, config.sync))
     request = Request(
@@ -114,10 +120,10 @@ def build(config: Config, comm: Communicator, resumed: Resumed | None = None) ->
         clip=run.clip,
     )
     strategy = together(comm, lambda: strategy_type(setup, config.sync))
-    model.bind(*strategy.allocate())
+    model.bind(*strategy.allocate(), products)
     together(comm, lambda: require_working_memory(model, data, strategy, run, comm))
     schedule = SCHEDULES[run.schedule](config.schedule, run.lr, steps)
-    return Job(config, comm, data, split, model, strategy, schedule, steps, collective, calibration)
+    return Job(config, comm, data, split, model, strategy, schedule, steps, collective, calibration, products)
 
 
 def require_the_rest(resumed: Resumed, steps: int, data: Data) -> None:
@@ -162,7 +168,7 @@ def require_memory(model: Model, strategy: type[Strategy], config: Config, comm:
     vectors = 2 + strategy.extra_vectors(config.sync) + states * strategy.optimizer_share(comm.size)
     require_free(
         vectors * model.size * model.dtype.itemsize,
-        f"--model {config.run.model} has {model.size:,} parameters: {vectors:g} vectors of {config.run.dtype}",
+        f"--model {config.run.model} has {model.size:,} parameters: {vectors:g} vectors of {model.dtype}",
         "a smaller model, fewer ranks a host",
         comm,
     )

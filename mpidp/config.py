@@ -18,6 +18,7 @@ from typing import Any
 
 import tomli_w
 
+from mpidp import arithmetic
 from mpidp.collectives import AUTO, COLLECTIVES
 from mpidp.data import PATHS, SOURCES, find
 from mpidp.data.split import SPLITS
@@ -51,7 +52,11 @@ class RunOptions:
     )
     lr: float = option(1e-3, "learning rate", above=0)
     clip: float | None = option(None, "limit on the norm of the gradient", above=0)
-    dtype: str = option("float32", "type of parameters and arithmetic", choices=("float32", "float64"))
+    dtype: str = option(
+        "float32",
+        "type of parameters and arithmetic; bfloat16: of the operands of dense products alone, all else is float32",
+        choices=("float32", "float64", arithmetic.BFLOAT16),
+    )
     seed: int = option(0, "of initial values, sample order, dropout and splits", minimum=0)
     validation_fraction: float = option(
         0.1, "share of the data held out, where the source has no test set of its own", above=0, below=1
@@ -68,6 +73,11 @@ class RunOptions:
         None,
         "BLAS threads a rank (default: OMP_NUM_THREADS, else 1, or all cores for one rank alone)",
         minimum=1,
+    )
+    blas: str = option(
+        arithmetic.AUTO,
+        "who computes dense products; mkl needs the extra of that name, and auto takes it where it is installed",
+        choices=(arithmetic.AUTO, arithmetic.NUMPY, arithmetic.MKL),
     )
     timeout: float = option(600.0, "seconds that a rank waits for another before it gives up", above=0)
     json: bool = option(False, "print the summary as JSON, the last line of standard output")
@@ -86,7 +96,7 @@ GROUPS = {
         "steps", "epochs", "batch_size", "micro_batch", "optimizer", "lr", "schedule", "clip",
     ),
     "output": ("run_dir", "resume", "checkpoint_every", "keep_checkpoints", "eval_every", "log_every", "json"),
-    "machine": ("threads", "timeout"),
+    "machine": ("threads", "blas", "timeout"),
 }  # fmt: skip
 
 MAY_CHANGE = {

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mpidp.arithmetic import vectors_dtype
 from mpidp.building import pin_threads
 from mpidp.comm import Communicator
 from mpidp.comm.world import guarded, together
@@ -84,9 +85,8 @@ def load_as_trained(saved: Saved, config: Config) -> Data:
     """The data of the run, in the form that the model takes. Raises UserError where they have another."""
     run = config.run
     context = saved.schema.inputs[0] if saved.schema.kind == "tokens" else None
-    data = load(
-        run.data, config.data, Request(np.dtype(run.dtype), run.seed, context, run.validation_fraction)
-    )
+    request = Request(vectors_dtype(run.dtype), run.seed, context, run.validation_fraction)
+    data = load(run.data, config.data, request)
     if (data.schema.kind, data.schema.inputs) != (saved.schema.kind, saved.schema.inputs) or (
         data.schema.outputs > saved.schema.outputs
     ):

@@ -10,6 +10,7 @@ import numpy as np
 import safetensors
 from safetensors.numpy import save_file
 
+from mpidp import arithmetic
 from mpidp.arrays import to_host
 from mpidp.config import Config, build, dashed
 from mpidp.data import Schema
@@ -59,7 +60,8 @@ def load_model(run: Path) -> Saved:
     except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
         raise UserError(f"{path}: not a model that mpidp wrote, or damaged ({error})") from None
     model = rebuild(options, schema)
-    model.bind(np.zeros(model.size, model.dtype), np.zeros(model.size, model.dtype))
+    params, grads = np.zeros(model.size, model.dtype), np.zeros(model.size, model.dtype)
+    model.bind(params, grads, arithmetic.recorded(options))
     for p in model.parameters:
         if p.name not in tensors or tensors[p.name].shape != p.shape:
             raise UserError(f"{path}: tensor {p.name} of shape {p.shape} is missing or of another shape")
@@ -73,4 +75,4 @@ def rebuild(options: dict[str, Any], schema: Schema) -> Model:
     spec = MODELS[options["model"]]
     own = {dashed(f.name) for f in fields(spec.Options)}
     chosen = build(spec.Options, {name: value for name, value in options.items() if name in own})
-    return spec.build(chosen, schema, np.dtype(options["dtype"]))
+    return spec.build(chosen, schema, arithmetic.vectors_dtype(options["dtype"]))

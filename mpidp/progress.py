@@ -63,7 +63,7 @@ class Progress:
         say(
             f"{config.run.model}, {job.model.size:,} parameters, on {config.run.data} "
             f"({len(job.data.train):,} samples to train, {len(job.data.validation):,} held out); "
-            f"{ranks}, {config.run.sync}{route}"
+            f"{ranks}, {config.run.sync}{route}; {job.products.about}"
         )
         begins = f"goes on after step {done}" if done else f"validation loss {self.before:.4f}"
         epochs = job.steps / job.split.steps_per_epoch
@@ -192,6 +192,8 @@ class Progress:
             "workers": strategy.workers,
             "parameters": job.model.size,
             "dtype": run.dtype,
+            "blas": run.blas,
+            "products": job.products.about,
             "batch_size": run.batch_size,
             "steps": job.steps,
             "epochs": job.steps / job.split.steps_per_epoch,

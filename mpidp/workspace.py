@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mpidp import __version__, checkpoint
+from mpidp.arithmetic import NUMPY
 from mpidp.comm import Communicator
 from mpidp.comm.world import SharedError, require_same, together
 from mpidp.commandline import expanded, parse, read_toml
@@ -76,7 +77,7 @@ def recorded_options(user: dict[str, Any]) -> dict[str, Any]:
         raise UserError(
             f"--resume: {path} does not exist, so there is no run to go on with; leave --resume out"
         )
-    recorded = read_toml(path, "--resume: ")
+    recorded = {"blas": NUMPY} | read_toml(path, "--resume: ")  # there was no other when it was not recorded
     return {name: value for name, value in recorded.items() if name not in ("resume", "run-dir")}
 
 

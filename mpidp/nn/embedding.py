@@ -68,20 +68,24 @@ class TiedOutput(Layer):
 
     def plan(self, shape, arena):
         vocabulary, width = self.wte.shape
-        self.xp = arena.xp
+        self.products = arena.products
         self.z = arena.empty((*shape[:-1], vocabulary))
         self.z_rows = self.z.reshape(-1, vocabulary)
         self.dx = arena.empty(shape)
         self.dx_rows = self.dx.reshape(-1, width)
+        self.x_memory = self.products.memory(arena, self.dx_rows.shape)
+        self.wte_memory = self.products.memory(arena, self.wte.shape)
+        self.dz_memory = self.products.memory(arena, self.z_rows.shape, "dy")
         return self.z.shape
 
     def forward(self, x: Array) -> Array:
-        self.x = x.reshape(self.dx_rows.shape)
-        self.xp.matmul(self.x, self.wte.value.T, out=self.z_rows)
+        self.x = self.products.take(x.reshape(self.dx_rows.shape), self.x_memory)
+        self.table = self.products.take(self.wte.value, self.wte_memory)
+        self.products.matmul(self.x, self.table.T, self.z_rows)
         return self.z
 
     def backward(self, dy: Array) -> Array:
-        dz = dy.reshape(self.z_rows.shape)
-        self.xp.matmul(dz.T, self.x, out=self.wte.grad)
-        self.xp.matmul(dz, self.wte.value, out=self.dx_rows)
+        dz = self.products.take(dy.reshape(self.z_rows.shape), self.dz_memory)
+        self.products.matmul(dz.T, self.x, self.wte.grad)
+        self.products.matmul(dz, self.table, self.dx_rows)
         return self.dx

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from mpidp.arrays import Array
+from mpidp.nn.kernels.products import Products
 
 Initialiser = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 
@@ -56,13 +57,15 @@ class Arena:
     handed out before stays valid memory (of which two plans must not be in use at once).
     Contents are not initialised, and nothing written into them lasts from one plan to another: what a layer
     fills in once and for all (a vector of ones, a mask) it asks for by `constant`.
+    `products`: who multiplies matrices (default: the array module itself).
     """
 
     BLOCK = 32 << 20  # bytes; NumPy asks the system for huge pages only for allocations of 4 MiB and more
     ALIGN = 64
 
-    def __init__(self, xp: Any, dtype: Any):
+    def __init__(self, xp: Any, dtype: Any, products: Products | None = None):
         self.xp = xp
+        self.products = products or Products(xp)
         self.dtype = np.dtype(dtype)
         self.blocks: list[Array] = []
         self.used: list[int] = []

@@ -30,15 +30,15 @@ class Linear(Layer):
     def parameters(self):
         return [self.weight] if self.bias is None else [self.weight, self.bias]
 
-    def bind(self):
-        self.weight_t = self.weight.value.T
-
     def plan(self, shape, arena):
         rows, (inputs, outputs) = math.prod(shape[:-1]), self.weight.shape
         if shape[-1] != inputs:
             raise ValueError(f"{self.weight.name}: takes {inputs} columns, got an input of shape {shape}")
-        self.xp = arena.xp
+        self.xp, self.products = arena.xp, arena.products
         self.rows = (rows, inputs)
+        self.x_memory = self.products.memory(arena, self.rows)
+        self.weight_memory = self.products.memory(arena, self.weight.shape)
+        self.dy_memory = self.products.memory(arena, (rows, outputs), "dy")
         self.y = arena.empty((*shape[:-1], outputs))
         self.y_rows = self.y.reshape(rows, outputs)
         self.dx = None
@@ -48,18 +48,20 @@ class Linear(Layer):
         return self.y.shape
 
     def forward(self, x: Array) -> Array:
-        self.x = x.reshape(self.rows)
-        self.xp.matmul(self.x, self.weight.value, out=self.y_rows)
+        self.x = self.products.take(x.reshape(self.rows), self.x_memory)
+        self.w = self.products.take(self.weight.value, self.weight_memory)
+        self.products.matmul(self.x, self.w, self.y_rows)
         if self.bias is not None:
             self.y_rows += self.bias.value
         return self.y
 
     def backward(self, dy: Array) -> Array:
         dy = dy.reshape(self.y_rows.shape)
-        self.xp.matmul(self.x.T, dy, out=self.weight.grad)
         if self.bias is not None:
             self.xp.matmul(self.ones, dy, out=self.bias.grad)
+        dy = self.products.take(dy, self.dy_memory)
+        self.products.matmul(self.x.T, dy, self.weight.grad)
         if self.dx is None:
             return None
-        self.xp.matmul(dy, self.weight_t, out=self.dx.reshape(self.rows))
+        self.products.matmul(dy, self.w.T, self.dx.reshape(self.rows))
         return self.dx

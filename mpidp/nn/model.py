@@ -9,6 +9,7 @@ import numpy as np
 
 from mpidp.arrays import Array, array_module
 from mpidp.nn.dropout import Dropout
+from mpidp.nn.kernels.products import Products
 from mpidp.nn.layer import Arena, Layer, Parameter, Ruler
 
 Ready = Callable[[int, int], None]
@@ -84,8 +85,11 @@ class Model:
             if layer.parameters():
                 break
 
-    def bind(self, params: Array, grads: Array) -> None:
-        """Place the model on these two contiguous flat vectors (NumPy or CuPy, of `size` elements)."""
+    def bind(self, params: Array, grads: Array, products: Products | None = None) -> None:
+        """Place the model on these two contiguous flat vectors (NumPy or CuPy, of `size` elements).
+
+        products: who multiplies matrices; by default the vectors' own array module.
+        """
         for name, vector in (("params", params), ("grads", grads)):
             if vector.shape != (self.size,) or vector.dtype != self.dtype or not vector.flags.c_contiguous:
                 raise ValueError(
@@ -103,7 +107,7 @@ class Model:
             p.grad = grads[p.lo : p.hi].reshape(p.shape)
         for layer in self.layers:
             layer.bind()
-        self._arena = Arena(self.xp, self.dtype)
+        self._arena = Arena(self.xp, self.dtype, products)
         self._unplanned = [dict(vars(part)) for part in parts]
         self._plans, self._planned, self._total = {}, None, None
 
@@ -167,7 +171,7 @@ class Model:
         """
         parts = [*self.layers, self.loss]
         kept = [part.__dict__ for part in parts]
-        ruler = Ruler(self.xp, self.dtype)
+        ruler = Ruler(self.xp, self.dtype, self._arena.products)
         try:
             for part in parts:
                 part.__dict__ = dict(vars(part))

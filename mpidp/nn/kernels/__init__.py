@@ -2,6 +2,7 @@
 
 `plain` is the formula in a few lines, the explanation and the tests' reference; `numpy_kernels` works in blocks that
 stay in a core's cache and allocates no matrix; `cupy_kernels` fuses each formula into one or two launches.
+Dense products have a contract of their own, `products`, with `mkl` as one who keeps it.
 """
 
 from types import ModuleType
