@@ -2,7 +2,7 @@
 
 Every rank's vector lies where its peers can read and write it (`Communicator.Allocate_shared`). Rank r owns chunk r:
 block by block, small enough to stay in its cache, it adds its peers' blocks to its own and, for an all-reduce, writes
-the sum back into every peer's vector. Two barriers: before (all vectors are complete) and after (all sums are there).
+the sum back into every peer's vector. Two fences: before (all vectors are complete) and after (all sums are there).
 
     messages = 0,   bytes of peers' memory that a rank reads n (P - 1) / P, and, for an all-reduce, writes as many
 
@@ -29,9 +29,9 @@ def allreduce(comm: Communicator, buffer: Array, scratch: Array, tag: int = 0) -
     if parts is None:
         yield from ring.allreduce.steps(comm, buffer, scratch, tag)
         return
-    yield (comm.Ibarrier(),)
+    yield (comm.Ifence(),)
     add_own_chunk(comm, parts, [part for rank, part in enumerate(parts) if rank != comm.rank])
-    yield (comm.Ibarrier(),)
+    yield (comm.Ifence(),)
 
 
 @Algorithm
@@ -43,7 +43,7 @@ def reduce_scatter(comm: Communicator, buffer: Array, scratch: Array, tag: int =
     if parts is None:
         yield from ring.reduce_scatter.steps(comm, buffer, scratch, tag)
         return
-    yield (comm.Ibarrier(),)
+    yield (comm.Ifence(),)
     add_own_chunk(comm, parts, [])
 
 
@@ -55,22 +55,28 @@ def all_gather(comm: Communicator, buffer: Array, tag: int = 0) -> Steps:
     if comm.shared_parts(buffer) is None:
         yield from ring.all_gather.steps(comm, buffer, tag)
         return
-    yield (comm.Ibarrier(),)
+    yield (comm.Ifence(),)
 
 
 def add_own_chunk(comm: Communicator, parts: list[np.ndarray], receivers: list[np.ndarray]) -> None:
-    """Our chunk ← its sum over `parts`, in the order r, r + 1, ..., r - 1, copied to `receivers`."""
-    mine = ring.chunk(parts[0].size, comm.size, comm.rank)
-    peers = [parts[(comm.rank + i) % comm.size] for i in range(1, comm.size)]
-    for start in range(mine.start, mine.stop, BLOCK):
-        block = slice(start, min(start + BLOCK, mine.stop))
-        total = parts[comm.rank][block]
+    """Our chunk ← its sum over `parts`, copied to `receivers`."""
+    add(comm, parts, comm.rank, ring.chunk(parts[0].size, comm.size, comm.rank), receivers)
+
+
+def add(
+    comm: Communicator, parts: list[np.ndarray], ours: int, chunk: slice, receivers: list[np.ndarray]
+) -> None:
+    """parts[ours][chunk] ← its sum over `parts` in the order ours, ours + 1, ..., ours - 1, copied to `receivers`."""
+    peers = [*parts[ours + 1 :], *parts[:ours]]
+    for start in range(chunk.start, chunk.stop, BLOCK):
+        block = slice(start, min(start + BLOCK, chunk.stop))
+        total = parts[ours][block]
         for peer in peers:
             np.add(total, peer[block], out=total)
         for receiver in receivers:
             receiver[block] = total
     itemsize = parts[0].itemsize
-    comm.traffic.shared_bytes += (mine.stop - mine.start) * itemsize * (len(peers) + len(receivers))
+    comm.traffic.shared_bytes += (chunk.stop - chunk.start) * itemsize * (len(peers) + len(receivers))
 
 
 def allocate(comm: Communicator, n: int, dtype: np.dtype) -> Array:
