@@ -40,17 +40,16 @@ def work(comm: Communicator, arguments: Sequence[str]) -> Work:
         step = Step(t, len(x), run.batch_size, job.schedule(t))
         loss = model.gradients(
             x, y, strategy.scale(step), strategy.ready,
-            key=(run.seed, t), slots=slots, micro_batch=run.micro_batch,
+            between=strategy.advance, key=(run.seed, t), slots=slots, micro_batch=run.micro_batch,
         )  # fmt: skip
         strategy.step(step)
         return loss / max(len(x), 1)
 
-    return Work(take, comm.Barrier, square)
+    def square(n: int) -> Callable[[], Any]:
+        a, b, out = np.ones((n, n), np.float32), np.ones((n, n), np.float32), np.empty((n, n), np.float32)
+        return lambda: job.products.matmul(a, b, out)
 
-
-def square(n: int) -> Callable[[], Any]:
-    a, b, out = np.ones((n, n), np.float32), np.ones((n, n), np.float32), np.empty((n, n), np.float32)
-    return lambda: np.matmul(a, b, out=out)
+    return Work(take, comm.Barrier, square, job.products.about)
 
 
 if __name__ == "__main__":

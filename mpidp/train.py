@@ -43,7 +43,7 @@ def train(config: Config, comm: Communicator, folder: Path, resumed: Resumed | N
             step, x, y, slots = job.batch(t)  # this rank's part of the global batch
             loss = model.gradients(
                 x, y, strategy.scale(step), strategy.ready,
-                key=(run.seed, t), slots=slots, micro_batch=run.micro_batch,
+                between=strategy.advance, key=(run.seed, t), slots=slots, micro_batch=run.micro_batch,
             )  # fmt: skip
             if not math.isfinite(loss):
                 raise RunError(

@@ -72,8 +72,9 @@ class Run:
                 indices, slots = self.split.part(epoch, turn, self.strategy.worker)
             step = Step(self.t, len(indices), self.split.batch_count(epoch, turn), self.lr)
             self.model.gradients(
-                self.x[indices], self.y[indices], self.strategy.scale(step), self.strategy.ready, slots=slots
-            )
+                self.x[indices], self.y[indices], self.strategy.scale(step), self.strategy.ready,
+                between=self.strategy.advance, slots=slots,
+            )  # fmt: skip
             self.strategy.step(step)
         return self
 

@@ -41,8 +41,8 @@ class Collective:
     """A route.
 
     allreduce(comm, buffer, scratch, tag) and reduce_scatter(comm, buffer, scratch, tag): sums in place, scratch holding
-    a chunk (ceil(n / P) elements); all_gather(comm, buffer, tag). Algorithms with the same tag run one after another,
-    with different tags also side by side. cost(n, size, rank, itemsize): (messages, bytes) that a rank
+    a chunk (ceil(n / P) elements); all_gather(comm, buffer, tag). lanes: how many all-reduces, of parts of one vector
+    and with different tags, may be under way side by side; 0 where nothing is gained by computing meanwhile. cost(n, size, rank, itemsize): (messages, bytes) that a rank
     sends in one all-reduce; sharded_cost: in one reduce-scatter and one all-gather. allocate(comm, n, dtype): memory
     from which this route sums; allocate_common: memory for a vector that is equal on all ranks. unable(comm, dtype):
     why it cannot be taken, or None.
@@ -57,20 +57,22 @@ class Collective:
     allocate: Allocate = private
     allocate_common: Allocate = private
     unable: Callable[[Communicator, np.dtype], str | None] = anywhere
+    lanes: int = 0
 
 
 AUTO = "auto"
+LANES = 2  # while one bucket waits for a rank that computes, the other keeps the link busy
 COLLECTIVES = {
     route.name: route
     for route in (
-        Collective("ring", ring.allreduce, ring.reduce_scatter, ring.all_gather, ring.cost, ring.cost),
+        Collective("ring", ring.allreduce, ring.reduce_scatter, ring.all_gather, ring.cost, ring.cost, lanes=LANES),
         Collective(
             "shared", shared.allreduce, shared.reduce_scatter, shared.all_gather, shared.cost, shared.cost,
             shared.allocate, shared.allocate_common, on_one_host,
         ),
         Collective(
             "mpi", library.allreduce, library.reduce_scatter, library.all_gather, library.cost, library.sharded_cost,
-            unable=addable,
+            unable=addable, lanes=LANES,
         ),
     )
 }  # fmt: skip

@@ -42,7 +42,6 @@ class UnderWay:
         return True
 
     def wait(self) -> None:
-        """Wait for what it waits for now, and go on as far as possible."""
+        """Return when it can go on."""
         if self.pending is not None:
             self.comm.Wait(*self.pending)
-            self.advance()

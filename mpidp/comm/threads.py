@@ -11,7 +11,7 @@ import numpy as np
 from mpidp.comm.communicator import Communicator
 from mpidp.errors import RunError
 
-LIBRARY_TAG = -1
+LIBRARY_TAGS = 64  # collectives under way have tags of their own: -1, -2, ..., -64, -1, ...
 
 
 class Mailboxes:
@@ -51,6 +51,7 @@ class ThreadCommunicator(Communicator):
         self.mailboxes = mailboxes or Mailboxes()
         self.context = context
         self.barriers = 0
+        self.collectives = 0
         self.splits = 0
         self.shares = 0
 
@@ -108,12 +109,13 @@ class ThreadCommunicator(Communicator):
 
     def _gather(self, buffer: np.ndarray, finish: Callable[[list[np.ndarray]], None]) -> Callable[[], bool]:
         """Give every rank our buffer; when all of theirs are here, `finish` with them."""
+        tag = -1 - self.collectives % LIBRARY_TAGS
+        self.collectives += 1
         for dest in range(self.size):
-            self._isend(buffer.reshape(-1).view(np.uint8), dest, LIBRARY_TAG)
+            self._isend(buffer.reshape(-1).view(np.uint8), dest, tag)
         parts = [np.empty_like(buffer) for _ in range(self.size)]
         tests = [
-            self._irecv(part.reshape(-1).view(np.uint8), source, LIBRARY_TAG)
-            for source, part in enumerate(parts)
+            self._irecv(part.reshape(-1).view(np.uint8), source, tag) for source, part in enumerate(parts)
         ]
 
         def test() -> bool:

@@ -122,6 +122,7 @@ class Block(Layer):
             d = dy
             for layer in reversed(branch):
                 d = layer.backward(d)
+                self.between()
             dy += d
         return dy
 

@@ -49,5 +49,7 @@ class CausalSelfAttention(Layer):
 
     def backward(self, dy: Array) -> Array:
         do = self.c_proj.backward(dy)
+        self.between()
         self.core.backward(self.qkv, self.o, do, self.dqkv)
+        self.between()
         return self.c_attn.backward(self.dqkv)

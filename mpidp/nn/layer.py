@@ -13,7 +13,12 @@ import numpy as np
 from mpidp.arrays import Array
 from mpidp.nn.kernels.products import Products
 
+Between = Callable[[], None]
 Initialiser = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
+
+
+def nothing() -> None:
+    """What is done between layers unless something is asked for."""
 
 
 def normal(std: float) -> Initialiser:
@@ -158,6 +163,7 @@ class Layer:
     """
 
     training = True  # False: no dropout, and what only backward needs may be left out
+    between: Between = staticmethod(nothing)  # to be called between backwards by a layer made of layers
     input_gradient = (
         True  # False for a model's first layer, whose `backward` may leave out dx and return None
     )

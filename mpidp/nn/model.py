@@ -10,7 +10,7 @@ import numpy as np
 from mpidp.arrays import Array, array_module
 from mpidp.nn.dropout import Dropout
 from mpidp.nn.kernels.products import Products
-from mpidp.nn.layer import Arena, Layer, Parameter, Ruler
+from mpidp.nn.layer import Arena, Between, Layer, Parameter, Ruler, nothing
 
 Ready = Callable[[int, int], None]
 PLANS_KEPT = 8  # views only, all cut from the same memory: some kB each
@@ -125,6 +125,7 @@ class Model:
         scale: float,
         ready: Ready | None = None,
         *,
+        between: Between = nothing,
         key: tuple[int, int] = (0, 0),
         slots: Sequence[int] | np.ndarray | None = None,
         micro_batch: int | None = None,
@@ -133,6 +134,8 @@ class Model:
 
         Calls `ready(lo, hi)` as slices of `grads` become final, from the tail to the head, covering [0, size)
         exactly once. An empty batch gives zero gradients, loss 0, and one `ready(0, size)`.
+        Calls `between()` whenever a layer's backward is done, those of layers inside layers included: for whoever has
+        something to attend to every few milliseconds.
         key = (seed, step) and the samples' `slots` in the global batch (default: 0, 1, ...) seed the dropout masks, so
         that they do not depend on which rank works on a sample. `micro_batch`: work on so many samples at a time
         (gradient accumulation).
@@ -150,7 +153,7 @@ class Model:
             part = slice(start, start + size)
             first, last = start == 0, start + size >= count
             announce = None if not last else ready if first else self._add_total_then(ready)
-            loss += self._forward_and_backward(x[part], y[part], scale, announce, key, slots[part])
+            loss += self._forward_and_backward(x[part], y[part], scale, announce, between, key, slots[part])
             if not last:
                 self._keep_total(first)
         return loss
@@ -190,8 +193,10 @@ class Model:
             x = layer.forward(x)
         return x
 
-    def _forward_and_backward(self, x, y, scale, ready: Ready | None, key, slots) -> float:
+    def _forward_and_backward(self, x, y, scale, ready: Ready | None, between: Between, key, slots) -> float:
         x = self._input(x, training=True)
+        for layer in self.layers:
+            layer.between = between
         for dropout in self._dropouts:
             dropout.draw(key, slots)
         loss, dy = self.loss.value_and_gradient(self._forward(x), self.xp.asarray(y), scale)
@@ -201,6 +206,7 @@ class Model:
             dy = layer.backward(dy)
             if ready is not None and lo < hi:
                 ready(lo, hi)
+            between()
         return loss
 
     def _keep_total(self, first: bool) -> None:

@@ -1,29 +1,64 @@
 """Synchronous data parallelism: every rank sums the gradient, every rank takes the same step."""
 
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from mpidp.options import option
 from mpidp.strategies.base import Setup, Step, Strategy
+from mpidp.strategies.buckets import Buckets
+
+
+@dataclass
+class AllReduceOptions:
+    bucket_mib: float = option(
+        4.0,
+        "MiB of the gradient that are summed at a time, while backward computes the rest, on routes that send "
+        "messages (0: all at once, after it)",
+        minimum=0,
+    )
 
 
 class AllReduce(Strategy):
     """g ← Σ_ranks g_r (each already scaled by 1 / global batch); x ← optimizer(x, g), on every rank.
 
+    The sum is made in buckets, the tail of the vector first, each as soon as backward has completed it.
     Consistency: the ranks compute what one rank would on the whole batch; replicas hold the same bits always.
-    Cost a step: that of the route, by ring 2 (P - 1) messages and 2 n (P - 1) / P bytes a rank.
+    Cost a step: that of the route for every bucket, by ring 2 (P - 1) messages for each of them and 2 n (P - 1) / P
+    bytes a rank in all.
     Source: Goyal et al. 2017, arXiv 1706.02677 (for the practice); the ring: Patarasuk & Yuan 2009.
     """
 
-    def __init__(self, setup: Setup, options):
+    Options = AllReduceOptions
+    cases = ({}, {"bucket_mib": 0.1})
+
+    def __init__(self, setup: Setup, options: AllReduceOptions):
         super().__init__(setup, options)
-        self.scratch = setup.xp.empty(-(-setup.size // self.comm.size), setup.dtype)
-        self.optimizer = setup.optimizer(0, setup.size, self.scratch)
+        length = math.ceil(options.bucket_mib * 2**20 / np.dtype(setup.dtype).itemsize)
+        self.sum = Buckets(self.comm, setup.collective, setup.size, length, setup.xp, setup.dtype)
+        self.optimizer = setup.optimizer(0, setup.size, self.sum.scratch[0])
+
+    def ready(self, lo: int, hi: int) -> None:
+        if self.sum.early:
+            with self.communicating():
+                self.sum.ready(self.grads, lo)
+
+    def advance(self) -> None:
+        if self.sum.under_way:
+            with self.communicating():
+                self.sum.advance(self.grads)
 
     def step(self, step: Step) -> None:
         with self.communicating():
-            self.setup.collective.allreduce(self.comm, self.grads, self.scratch)
+            self.sum.finish(self.grads)
         scale = self.clip_factor(self.squared_norm(self.grads))
         self.optimizer.step(self.params, self.grads, 0, step.lr, step.t, scale)
 
     def cost(self, t: int) -> tuple[int, int]:
-        return self.allreduce_cost()
+        lengths = [part.stop - part.start for part in self.sum.slices]
+        messages, sent = zip(*[self.route_cost(self.setup.collective.cost, n) for n in lengths], strict=True)
+        return sum(messages), sum(sent)
 
     def state(self):
         return self.optimizer.state()

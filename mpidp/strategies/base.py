@@ -49,7 +49,8 @@ class Strategy:
     """Data parallelism by one rule of synchronisation.
 
     Life: `allocate`, the model binds to the two vectors, on rank 0 it initialises; `start`; then for each step the
-    model writes grads = scale(step) · Σ dloss_i (announcing finished slices by `ready`) and `step` updates `params`;
+    model writes grads = scale(step) · Σ dloss_i (announcing finished slices by `ready`, and calling `advance` between
+    its layers) and `step` updates `params`;
     `merge` whenever the one model is wanted.
     """
 
@@ -68,7 +69,7 @@ class Strategy:
         self.options = options
         self.workers = self.count_workers(self.comm.size, options)
         self.worker: int | None = self.comm.rank if self.comm.rank < self.workers else None
-        self.seconds_communication = 0.0
+        self.seconds_communication = 0.0  # of this rank's time: messages started, moved on, waited for
         self.params: Array = None
         self.grads: Array = None
 
@@ -110,6 +111,12 @@ class Strategy:
     def ready(self, lo: int, hi: int) -> None:
         """grads[lo:hi] is final for this step (slices come from the tail to the head); called during backward."""
 
+    def advance(self) -> None:
+        """Go on with what `ready` has started, without waiting; called often during backward.
+
+        MPI moves messages on in calls to it alone, and few calls are better than a thread that takes the core.
+        """
+
     def step(self, step: Step) -> None:
         """Turn this rank's gradient into an update of the shared model."""
         raise NotImplementedError
@@ -131,10 +138,11 @@ class Strategy:
         """(messages, bytes) of this rank in one all-reduce of `grads` by the chosen route."""
         return self.route_cost(self.setup.collective.cost)
 
-    def route_cost(self, cost: Cost) -> tuple[int, int]:
-        """One of the route's costs, for a flat vector."""
+    def route_cost(self, cost: Cost, n: int | None = None) -> tuple[int, int]:
+        """One of the route's costs, for n elements (default: the flat vector)."""
         itemsize = np.dtype(self.setup.dtype).itemsize
-        return cost(self.setup.size, self.comm.size, self.comm.rank, itemsize)
+        n = self.setup.size if n is None else n
+        return cost(n, self.comm.size, self.comm.rank, itemsize)
 
     def add_over(self, ranks: Sequence[int], value: float) -> float:
         """Σ of one number over `ranks`, in their order: the same bits on each of them; 0 where clipping is off.
