@@ -24,7 +24,7 @@ from benchmarks.turns import Turns
 from mpidp import machine
 from mpidp.collectives import COLLECTIVES, fastest
 from mpidp.comm import Communicator
-from mpidp.comm.world import guarded, launcher_rank, together
+from mpidp.comm.world import guarded, launcher_rank, spin_if_alone, together
 from mpidp.errors import UserError
 
 SIZES = "4K,16K,64K,256K,1M,4M,16M,64M,128M"
@@ -35,6 +35,7 @@ OUT = ROOT / "docs" / "results" / "collectives.json"
 def body(comm: Communicator, arguments: Sequence[str]) -> int:
     options = together(comm, lambda: parse(arguments))
     together(comm, lambda: at_least_two(comm))
+    spin_if_alone(comm, machine.usable_cores())
     notes = remarks(comm, options)
     gloo = connect_gloo(comm)
     if gloo is None:

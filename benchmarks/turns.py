@@ -10,13 +10,12 @@ from benchmarks.bandwidth import REDUCE_SCATTER, algorithm_bandwidth, bus_bandwi
 from benchmarks.contestants import TYPE, Contestant, contestants
 from mpidp.collectives import ring
 from mpidp.comm import Communicator
+from mpidp.comm.communicator import LONG_SPIN
 from mpidp.errors import RunError
 
 BATCH, LONGEST_BATCH = 4 << 20, 64  # bytes, calls
 BLOCK = 1 << 18  # elements that are checked at a time
-UNTIL_THEY_SLEEP = (
-    2e-3  # seconds after which a rank that waits no longer spins (see mpidp/comm/communicator.py)
-)
+UNTIL_THEY_SLEEP = 2 * LONG_SPIN  # seconds
 
 
 def copy(to: np.ndarray, other: np.ndarray) -> None:

@@ -14,13 +14,13 @@ from mpidp import arithmetic, checkpoint
 from mpidp.arrays import Array
 from mpidp.collectives import AUTO, COLLECTIVES, fastest
 from mpidp.comm import Communicator
-from mpidp.comm.world import SharedError, require_same, together
+from mpidp.comm.world import SharedError, require_same, spin_if_alone, together
 from mpidp.config import Config, RunOptions
 from mpidp.data import Data, Request
 from mpidp.data import load as load_data
 from mpidp.data.split import SPLITS, Split
 from mpidp.errors import UserError
-from mpidp.machine import cores, memory_available
+from mpidp.machine import cores, memory_available, usable_cores
 from mpidp.models import MODELS
 from mpidp.nn import Model
 from mpidp.nn.kernels.products import Products
@@ -30,6 +30,11 @@ from mpidp.strategies.base import unprefixed
 from mpidp.workspace import Resumed
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
+
+SHORT_BUFFERS = 1024
+"""Elements: NumPy copies operands whose rows it cannot join through buffers of so many elements (8192 by default) to
+have long inner loops; shorter ones stay in the first-level cache, and rows longer than them are worked on where they
+are. A training step of the tiny and the small GPT takes 1 to 2 % less."""
 
 
 @dataclass
@@ -81,6 +86,8 @@ def build(config: Config, comm: Communicator, resumed: Resumed | None = None) ->
     run = config.run
     comm.timeout = run.timeout
     pin_threads(run.threads, comm)
+    np.setbufsize(SHORT_BUFFERS)
+    spin_if_alone(comm, usable_cores())
     dtype = arithmetic.vectors_dtype(run.dtype)
     products = together(comm, lambda: arithmetic.products(run.blas, run.dtype))
     require_same(comm, {"the choice of --blas auto": products.blas})

@@ -21,6 +21,12 @@ def cores() -> list[int]:
     return sorted(os.sched_getaffinity(0))
 
 
+def usable_cores() -> list[int]:
+    """The cores of `cores()`, as many as the container's limit on their time lets run at once."""
+    quota = core_quota()
+    return cores() if quota is None else cores()[: int(quota)]
+
+
 def core_quota() -> float | None:
     """How many cores' worth of time the container allows, None where it sets no limit."""
     limit, _, period = (_read(CGROUP / "cpu.max") or "max").partition(" ")

@@ -72,7 +72,7 @@ def add(
         block = slice(start, min(start + BLOCK, chunk.stop))
         total = parts[ours][block]
         for peer in peers:
-            np.add(total, peer[block], out=total)
+            np.add(total, peer[block], total)
         for receiver in receivers:
             receiver[block] = total
     itemsize = parts[0].itemsize

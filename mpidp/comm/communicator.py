@@ -2,12 +2,12 @@
 
 What is polled: a wait tests its requests for about 100 µs (the answer of an idle peer comes that fast) and then
 sleeps between two tests for an eighth of the time waited so far, up to 1 ms: what was awaited is seen late by an
-eighth at most. A waiting rank therefore takes no core from a rank that
-computes, which a blocking MPI call would (measured with four ranks on two cores: it halves the speed of the others),
-and it can give up with a message that names the peer when nothing has come for `timeout` seconds.
+eighth at most. A waiting rank therefore takes no core from a rank that computes, which a blocking MPI call would
+(measured with four ranks on two cores: it halves the speed of the others), and it can give up with a message that names
+the peer when nothing has come for `timeout` seconds. Where every rank has a core of its own, there is nobody to take
+one from, and sleep would only cost the time of waking up: there it tests for 20 ms.
 """
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from mpidp.arrays import Array
+from mpidp.comm.objects import Objects
 from mpidp.errors import RunError
 
 LONGEST_MESSAGE = 1 << 30
@@ -23,10 +24,16 @@ LONGEST_MESSAGE = 1 << 30
 
 SHORTEST_NAP, LONGEST_NAP = 20e-6, 1e-3  # seconds
 
+SHORT_SPIN, LONG_SPIN = 100e-6, 20e-3
+"""Seconds for which a wait tests without sleeping: where ranks share cores, and where each has one of its own."""
+
 
 @dataclass
 class Traffic:
-    """What one rank has sent through one communicator, and how long it slept there for want of a peer's message."""
+    """What one rank has sent through one communicator, and how long it waited there for others.
+
+    seconds_waiting: of each wait what is beyond the first 100 µs, which messages themselves take.
+    """
 
     messages: int = 0
     bytes: int = 0
@@ -49,15 +56,15 @@ class Pending:
     peers: tuple[int, ...] = ()
 
 
-class Communicator:
+class Communicator(Objects):
     """Ranks 0 .. size-1 that exchange messages; buffers are contiguous arrays of any type, sent as bytes.
 
     A transport (real MPI, threads) supplies `_isend`, `_irecv`, `_ibarrier`, `_iallreduce`, `_ireduce_scatter`,
-    `_iallgather`, `_split`, `_share`, `_unshare`, `_hosts` and `Abort`, and `spin`, the seconds for which a wait
-    tests without sleeping.
+    `_iallgather`, `_split`, `_share`, `_unshare`, `_hosts` and `Abort`, a quicker `_ifence` if it has one, and `spin`,
+    the seconds for which a wait tests without sleeping.
     """
 
-    spin = 100e-6
+    spin = SHORT_SPIN
 
     def __init__(self, rank: int, size: int, timeout: float = 600.0):
         self.rank = rank
@@ -100,6 +107,13 @@ class Communicator:
         """Start to arrive at a barrier: complete when every rank has arrived."""
         return Pending([self._ibarrier()], "all ranks at a barrier")
 
+    def Ifence(self) -> Pending:
+        """Start to arrive at a barrier of ranks that share memory: then all see what each has written before it.
+
+        Quicker than `Ibarrier`, and only after `Allocate_shared`.
+        """
+        return Pending([self._ifence()], "all ranks at a fence")
+
     # The library's collectives. All ranks must start them, and barriers, in the same order.
 
     def Iallreduce(self, buffer: Array) -> Pending:
@@ -130,7 +144,7 @@ class Communicator:
         """A vector of zeros of every rank, in rank order, all of them in reach of this rank; ours is `[self.rank]`.
 
         n: elements of ours, which may differ from those of others. What a rank writes is there for the others after
-        the next `Barrier`. Only where `on_one_host()`.
+        the next `Barrier` or `Ifence`. Only where `on_one_host()`.
         """
         vectors = self._share(n, np.dtype(dtype))
         vectors[self.rank][...] = 0
@@ -152,6 +166,9 @@ class Communicator:
 
         None where it lies in no such vector.
         """
+        for vectors in self.windows.values():
+            if vectors[self.rank] is buffer:
+                return vectors
         address = buffer.ctypes.data
         for start, vectors in self.windows.items():
             ours = vectors[self.rank]
@@ -185,7 +202,7 @@ class Communicator:
     def Split(self, color: int, key: int) -> "Communicator":
         """A communicator of the ranks that gave the same `color`, ordered by `key`; traffic is counted anew."""
         split = self._split(color, key)
-        split.timeout = self.timeout
+        split.timeout, split.spin = self.timeout, self.spin
         return split
 
     def Dup(self) -> "Communicator":
@@ -196,11 +213,13 @@ class Communicator:
 
     def Test(self, *pending: Pending) -> bool:
         """Whether all of `pending` is complete, without waiting; MPI moves messages on in such calls alone."""
-        complete = True
         for one in pending:
-            one.tests = [test for test in one.tests if not test()]
-            complete = complete and not one.tests
-        return complete
+            tests = one.tests
+            while tests:
+                if not tests[0]():
+                    return False
+                tests.pop(0)
+        return True
 
     def Wait(self, *pending: Pending) -> None:
         """Return when all of `pending` is complete.
@@ -209,7 +228,7 @@ class Communicator:
         """
         if self.Test(*pending):
             return
-        began = time.perf_counter()
+        began = now = time.perf_counter()
         while not self.Test(*pending):
             now = time.perf_counter()
             if now - began < self.spin:
@@ -221,47 +240,8 @@ class Communicator:
                     "that rank is lost, stopped or far behind (--timeout sets this limit)"
                 )
             time.sleep(min(max(SHORTEST_NAP, (now - began) / 8), LONGEST_NAP))
-            self.traffic.seconds_waiting += time.perf_counter() - now
-
-    # Verbs on small objects: JSON, never pickle, so that no message can run code
-
-    def allgather(self, value: Any) -> list[Any]:
-        """The JSON-able `value` of every rank, in rank order, on every rank.
-
-        Cost: through rank 0; 2 messages for each other rank, 2 (P - 1) for rank 0.
-        """
-        if self.rank == 0:
-            values = [value] + [self._receive_object(source) for source in range(1, self.size)]
-            for dest in range(1, self.size):
-                self._send_object(values, dest)
-            return json.loads(json.dumps(values))
-        self._send_object(value, 0)
-        return self._receive_object(0)
-
-    def bcast(self, value: Any, root: int = 0) -> Any:
-        """The JSON-able `value` of rank `root`, on every rank."""
-        if self.rank != root:
-            return self._receive_object(root)
-        for dest in range(self.size):
-            if dest != root:
-                self._send_object(value, dest)
-        return value
-
-    def sum(self, values: Sequence[float]) -> list[float]:
-        """Σ over ranks of each number, added in rank order in float64: the same bits on every rank."""
-        return [sum(column) for column in zip(*self.allgather([float(v) for v in values]), strict=True)]
-
-    def _send_object(self, value: Any, dest: int) -> None:
-        text = np.frombuffer(json.dumps(value).encode(), np.uint8)
-        self.Send(np.array([text.size], np.int64), dest)
-        self.Send(text, dest)
-
-    def _receive_object(self, source: int) -> Any:
-        length = np.empty(1, np.int64)
-        self.Recv(length, source)
-        text = np.empty(int(length[0]), np.uint8)
-        self.Recv(text, source)
-        return json.loads(text.tobytes())
+            now = time.perf_counter()
+        self.traffic.seconds_waiting += max(0.0, now - began - SHORT_SPIN)
 
     # What a transport supplies
 
@@ -286,6 +266,9 @@ class Communicator:
     def _split(self, color: int, key: int) -> "Communicator": ...
 
     def _share(self, n: int, dtype: np.dtype) -> list[np.ndarray]: ...
+
+    def _ifence(self) -> Callable[[], bool]:
+        return self._ibarrier()
 
     def _unshare(self) -> None: ...
 

@@ -8,6 +8,8 @@ from mpi4py import MPI
 from mpidp.comm.communicator import Communicator, Pending
 from mpidp.errors import UserError
 
+CACHE_LINE = 64  # bytes: two ranks never write into one
+
 
 def addable(buffer: np.ndarray) -> np.ndarray:
     """`buffer`; raises UserError where MPI has no sum for its type."""
@@ -23,6 +25,8 @@ class MPICommunicator(Communicator):
         super().__init__(comm.rank, comm.size)
         self.comm = comm
         self._held: list[MPI.Win] = []
+        self._flags: list[memoryview] = []  # in shared memory, of each rank: fences that it has arrived at
+        self._fences = 0
 
     def _isend(self, raw: np.ndarray, dest: int, tag: int) -> Callable[[], bool]:
         return self.comm.Isend((raw, MPI.BYTE), dest, tag).Test
@@ -55,18 +59,24 @@ class MPICommunicator(Communicator):
         return everyone.tolist()
 
     def _share(self, n: int, dtype: np.dtype) -> list[np.ndarray]:
-        info = MPI.Info.Create({"alloc_shared_noncontig": "true"})  # every rank's part on pages of its own
-        window = MPI.Win.Allocate_shared(n * dtype.itemsize, 1, info, self.comm)
-        window.Lock_all(MPI.MODE_NOCHECK)  # one epoch for good: `Sync` needs one
-        self._held.append(window)  # the memory lives as long as the window
+        if not self._held:
+            self._flags = [memoryview(part).cast("q") for part in self._window(CACHE_LINE)]
+            self._flags[self.rank][0] = self._fences = 0
         lengths = np.empty(self.size, np.int64)  # a library may round a part's bytes up
         gather = self.comm.Iallgather(np.array([n], np.int64), lengths)
         self.Wait(Pending([gather.Test], "all ranks to say how much memory they share"))
-        parts = [window.Shared_query(rank)[0] for rank in range(self.size)]
         return [
             np.frombuffer(part, dtype, length) if length else np.empty(0, dtype)
-            for part, length in zip(parts, lengths, strict=True)
+            for part, length in zip(self._window(n * dtype.itemsize), lengths, strict=True)
         ]
+
+    def _window(self, nbytes: int) -> list[MPI.buffer]:
+        """The parts of a new window, `nbytes` of it ours; the memory lives as long as the window, which is held."""
+        info = MPI.Info.Create({"alloc_shared_noncontig": "true"})  # every rank's part on pages of its own
+        window = MPI.Win.Allocate_shared(nbytes, 1, info, self.comm)
+        window.Lock_all(MPI.MODE_NOCHECK)  # one epoch for good: `Sync` needs one
+        self._held.append(window)
+        return [window.Shared_query(rank)[0] for rank in range(self.size)]
 
     def _ibarrier(self) -> Callable[[], bool]:
         if not self._held:
@@ -82,7 +92,25 @@ class MPICommunicator(Communicator):
 
         return arrived
 
+    def _ifence(self) -> Callable[[], bool]:
+        self._fences += 1
+        fence, window = self._fences, self._held[0]
+        window.Sync()  # what we have written is there before our flag is
+        self._flags[self.rank][0] = fence
+        awaited = [flag for rank, flag in enumerate(self._flags) if rank != self.rank]
+
+        def arrived() -> bool:
+            while awaited and awaited[-1][0] >= fence:
+                awaited.pop()
+            if awaited:
+                return False
+            window.Sync()  # and their flags are read before what they have written
+            return True
+
+        return arrived
+
     def _unshare(self) -> None:
+        self._flags.clear()  # no view of a window outlives it
         for window in self._held:
             window.Unlock_all()
             window.Free()

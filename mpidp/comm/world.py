@@ -5,10 +5,10 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from mpidp.comm.communicator import Communicator
+from mpidp.comm.communicator import LONG_SPIN, Communicator
 from mpidp.comm.threads import ThreadCommunicator
 from mpidp.errors import RunError, UserError
 
@@ -114,6 +114,19 @@ def require_same(comm: Communicator, facts: dict[str, Any]) -> None:
                     f"rank {rank} has {name} = {other!r}, but rank 0 has {ours!r}: "
                     "start all ranks with the same command and the same installation"
                 )
+
+
+def spin_if_alone(comm: Communicator, cores: Sequence[int]) -> None:
+    """Let waits of this rank test for longer before they sleep where its host has a core for each of its ranks.
+
+    `cores`: those that this rank may run on.
+    """
+    here = comm.hosts()[comm.rank]
+    everyone = [
+        theirs for host, theirs in zip(comm.hosts(), comm.allgather(list(cores)), strict=True) if host == here
+    ]
+    if comm.spin and len(everyone) <= len({core for theirs in everyone for core in theirs}):
+        comm.spin = LONG_SPIN
 
 
 def guarded(body: Callable[[Communicator], int]) -> int:
