@@ -147,8 +147,11 @@ def configured(arguments: Sequence[str]) -> Config:
     return config
 
 
-def write_task(case: Case, ranks: int, folder: Path) -> None:
-    """What PyTorch's side needs, so that it need not import mpidp: task.json, weights.npz, batches-RANK.npz."""
+def write_task(case: Case, ranks: int, folder: Path, dtype: str) -> None:
+    """What PyTorch's side needs, so that it need not import mpidp: task.json, weights.npz, batches-RANK.npz.
+
+    dtype: mpidp's --dtype for the measured runs; the files hold float32.
+    """
     config = configured(arguments(case, ranks, folder))
     run = config.run
     request = Request(
@@ -168,6 +171,7 @@ def write_task(case: Case, ranks: int, folder: Path) -> None:
     schedule = SCHEDULES[run.schedule](config.schedule, run.lr, SCHEDULED)
     task: dict[str, Any] = {
         "model": run.model,
+        "dtype": dtype,
         "heads": getattr(config.model, "heads", 0),
         "optimizer": run.optimizer,
         "settings": vars(config.optimizer),

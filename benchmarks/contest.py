@@ -10,9 +10,14 @@ from benchmarks.groups import BenchmarkError, Group, others_busy, running
 from benchmarks.sides import MPIDP, TORCH, Setting, alone, sides, together
 
 CHECKED = 10  # steps whose losses are compared
-TOLERANCE = 2e-6
-"""On |loss - mpidp's loss| / max(1, mpidp's loss), float32: sums in another order differ by less than 1e-6 of it, twice
-the weight decay by 3e-6, a learning rate of 2 % more by 2e-5, other initial values or batches by 1e-3."""
+TOLERANCE = {"float32": (2e-6, 2e-6), "bfloat16": (1e-3, 3e-2)}
+"""On |loss - mpidp's loss| / max(1, mpidp's loss), of the first step and of the later ones.
+
+float32: sums in another order differ by less than 1e-6 of it, twice the weight decay by 3e-6, a learning rate of 2 %
+more by 2e-5, other initial values or batches by 1e-3. bfloat16 has 8 significant bits, and autocast rounds results
+too, not operands alone: 1e-4 in the first step. Adam's first steps are as long for small gradients as for large ones,
+so where rounding turns the sign of a small one the paths part: by 2e-5 for the GPT, 4e-4 for the MLP, 2e-2 for the CNN,
+whose convolutions mpidp leaves in float32. That both compute the same is what the comparison in float32 shows."""
 
 SHORTEST = 0.2  # seconds from which on a time of some steps says how many fill a turn
 IDLE_LIMIT = 0.02  # cores that all waiting processes together may take
@@ -58,7 +63,8 @@ def contest(case: Case, setting: Setting, plan: Plan, say: Callable[[str], None]
         for name in names:
             if name in groups:
                 found["sides"][name]["startup_s"] = [*startups.get(name, []), groups[name].startup]
-        found["loss_difference"] = compare_losses(groups, names, found["sides"])
+        found["sides"][MPIDP]["products"] = groups[MPIDP].first[0]["about"]
+        found["loss_difference"] = compare_losses(groups, names, found["sides"], TOLERANCE[setting.dtype])
         idle, others = others_busy(list(groups.values()))
         found |= {"cores_taken_while_waiting": round(idle, 3), "cores_taken_by_others": round(others, 3)}
         if idle > IDLE_LIMIT:
@@ -85,7 +91,9 @@ def first_steps(case: Case, setting: Setting, plan: Plan, names: list[str]) -> d
     return times
 
 
-def compare_losses(groups: dict[str, Group], names: list[str], into: dict[str, Any]) -> dict[str, float]:
+def compare_losses(
+    groups: dict[str, Group], names: list[str], into: dict[str, Any], tolerance: tuple[float, float]
+) -> dict[str, float]:
     """The largest relative difference from mpidp's losses in the first steps, by side; the losses go `into`."""
     differences = {}
     for name in names:
@@ -95,11 +103,12 @@ def compare_losses(groups: dict[str, Group], names: list[str], into: dict[str, A
         ranks = [[a["loss"], *b["losses"]] for a, b in zip(groups[name].first, rest, strict=True)]
         losses = into[name]["losses"] = [sum(step) / len(ranks) for step in zip(*ranks, strict=True)]
         expected = into[MPIDP]["losses"]
-        difference = max(abs(a - b) / max(1.0, abs(b)) for a, b in zip(losses, expected, strict=True))
-        if not difference <= TOLERANCE:
+        apart = [abs(a - b) / max(1.0, abs(b)) for a, b in zip(losses, expected, strict=True)]
+        difference, (at_first, later) = max(apart), tolerance
+        if not (apart[0] <= at_first and difference <= later):
             raise BenchmarkError(
                 f"{name} and mpidp do not compute the same: losses {losses} and {expected} differ by {difference:.2g}, "
-                f"more than {TOLERANCE:g}"
+                f"more than {at_first:g} at first or {later:g} later"
             )
         differences[name] = difference
     return differences

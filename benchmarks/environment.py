@@ -25,6 +25,7 @@ def environment() -> dict[str, Any]:
     blas, mpi = machine.blas(), library()
     return {
         "cpu": cpu_model(),
+        "bfloat16": bfloat16_units(),
         "cores": len(machine.cores()),
         "core_quota": machine.core_quota(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
@@ -51,6 +52,13 @@ def cpu_model() -> str:
     if "cpu family" in facts:
         name += f" (family {facts['cpu family']}, model {facts['model']})"
     return name
+
+
+def bfloat16_units() -> list[str]:
+    """The processor's instructions for bfloat16: avx512_bf16 (vectors), amx_bf16 (matrices)."""
+    path = Path("/proc/cpuinfo")
+    flags = set(path.read_text(errors="replace").split()) if path.exists() else set()
+    return sorted(flags & {"avx512_bf16", "amx_bf16"})
 
 
 def version(name: str) -> str | None:

@@ -13,11 +13,12 @@ MPIDP, TORCH = "mpidp", "PyTorch"
 
 @dataclass(frozen=True)
 class Setting:
-    """Where and how to run: ranks, the folder of the case's files, mpidp's further options, seconds to wait."""
+    """Where and how to run: ranks, folder of the case's files, mpidp's further options, dtype, seconds to wait."""
 
     ranks: int
     folder: Path
     options: Sequence[str]
+    dtype: str
     timeout: float
 
 
@@ -43,6 +44,6 @@ def alone(case: Case, side: str, setting: Setting) -> Group:
 
 def _program(case: Case, side: str, setting: Setting, ranks: int, index: int) -> list[str]:
     if side == MPIDP:
-        options = [*arguments(case, ranks, setting.folder), *setting.options]
+        options = [*arguments(case, ranks, setting.folder), *setting.options, "--dtype", setting.dtype]
         return ["benchmarks.mpidp_worker", "SOCKET", str(index), *options]
     return ["benchmarks.torch_worker", "SOCKET", str(index), str(setting.folder), side]

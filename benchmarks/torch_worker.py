@@ -2,7 +2,7 @@
 
 `python -m benchmarks.torch_worker SOCKET INDEX FOLDER SIDE`; FOLDER holds what `cases.write_task` wrote, SIDE a
 name of `sides.py`. Imports nothing of mpidp. What helps PyTorch is on: fused optimizers, scaled_dot_product_attention,
-gradients that are views of DDP's buckets.
+gradients that are views of DDP's buckets. For bfloat16, autocast: as in mpidp, weights and their gradients are float32.
 """
 
 import json
@@ -48,6 +48,7 @@ def work(folder: Path, part: int, ranks: int, compiled: bool, channels_last: boo
         model = torch.compile(model)
     batches = load_batches(folder / f"batches-{part}.npz", layout)
     rates = task["lr"]
+    rough = task["dtype"] == "bfloat16"
 
     def take(t: int) -> float:
         x, y = batches[(t - 1) % len(batches)]
@@ -55,7 +56,8 @@ def work(folder: Path, part: int, ranks: int, compiled: bool, channels_last: boo
             for group in groups:
                 group["lr"] = rates[t - 1]
         optimizer.zero_grad()
-        loss = model(x, y)
+        with torch.autocast("cpu", torch.bfloat16, enabled=rough):
+            loss = model(x, y)
         loss.backward()
         optimizer.step()
         return loss.item()

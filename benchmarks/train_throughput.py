@@ -1,8 +1,8 @@
 """Training throughput of mpidp against PyTorch DDP over gloo: `python -m benchmarks.train_throughput`.
 
-The same models, initial values, batches, dtype (float32), optimizer settings and number of ranks, one BLAS and OpenMP
+The same models, initial values, batches, dtype, optimizer settings and number of ranks, one BLAS and OpenMP
 thread a rank. All sides are started first and compute the same losses, or nothing is measured. Then they take turns,
-for a few seconds each, round after round, while the others sleep; batches lie ready on both sides. Gradients are not
+for about a second each, round after round, while the others sleep; batches lie ready on both sides. Gradients are not
 clipped. Beside each side's run on all ranks, as many runs of one rank each, side by side, take a turn of their own:
 what communication costs.
 """
@@ -26,7 +26,7 @@ from benchmarks.contest import CHECKED, TOLERANCE, Plan, contest
 from benchmarks.environment import environment
 from benchmarks.groups import ROOT, SETTINGS, BenchmarkError
 from benchmarks.results import HEADERS, markdown, rows, sgemm_peak, summarise
-from benchmarks.sides import Setting
+from benchmarks.sides import MPIDP, Setting
 from mpidp.errors import UserError
 
 THREADS = {"threads": {k: v for k, v in SETTINGS.items() if k.endswith("THREADS")}, "blas_threads": 1}
@@ -44,8 +44,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--cases", default=every, metavar="NAME,...", help=f"which models [{every}]")
     parser.add_argument("--ranks", type=at_least(2), default=2, metavar="N", help="processes of a run [2]")
-    parser.add_argument("--rounds", type=at_least(1), default=7, metavar="N", help="turns of every side [7]")
-    parser.add_argument("--seconds", type=float, default=3.0, metavar="S", help="of a turn, about [3]")
+    parser.add_argument(
+        "--rounds", type=at_least(1), default=15, metavar="N", help="turns of every side [15]"
+    )
+    parser.add_argument("--seconds", type=float, default=1.0, metavar="S", help="of a turn, about [1]")
     parser.add_argument(
         "--startups", type=at_least(1), default=3, metavar="N", help="launches for start-up time [3]"
     )
@@ -55,7 +57,16 @@ def build_parser() -> argparse.ArgumentParser:
         help="torch.compile as well, where it works (and PyTorch's single runs not, for memory)",
     )
     parser.add_argument(
-        "--mpidp", default="", metavar="OPTIONS", help='e.g. --mpidp "--sync sharded --collective shared"'
+        "--mpidp",
+        default="--sync sharded --collective shared",
+        metavar="OPTIONS",
+        help='of its runs [--sync sharded --collective shared]; e.g. --mpidp "--blas numpy"',
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=tuple(TOLERANCE),
+        default="float32",
+        help="bfloat16: mpidp's --dtype, and PyTorch in autocast [float32]",
     )
     parser.add_argument(
         "--timeout", type=float, default=600.0, metavar="S", help="that a side may take to answer [600]"
@@ -96,16 +107,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         | {"threads": {k: v for k, v in SETTINGS.items() if k.endswith("THREADS")}},
         "ranks": options.ranks,
         "mpidp_options": options.mpidp,
-        "losses_compared": {"steps": CHECKED, "relative_tolerance": TOLERANCE},
+        "dtype": options.dtype,
+        "losses_compared": {"steps": CHECKED, "relative_tolerance": TOLERANCE[options.dtype]},
         "cases": {},
     }
     plan = Plan(options.rounds, options.seconds, options.startups, options.compile)
     for name in chosen:
         with tempfile.TemporaryDirectory(prefix="mpidp-bench-") as folder:
-            setting = Setting(options.ranks, Path(folder), shlex.split(options.mpidp), options.timeout)
+            setting = Setting(
+                options.ranks, Path(folder), shlex.split(options.mpidp), options.dtype, options.timeout
+            )
             try:
                 write_data(known[name], options.ranks, setting.folder)
-                write_task(known[name], options.ranks, setting.folder)
+                write_task(known[name], options.ranks, setting.folder, options.dtype)
                 record["cases"][name] = contest(
                     known[name], setting, plan, lambda text: console.print(text, markup=False, soft_wrap=True)
                 )
@@ -128,9 +142,13 @@ def write(record: dict[str, Any], out: Path) -> None:
 
 def show(record: dict[str, Any]) -> None:
     e = record["environment"]
+    autocast = " in bfloat16 autocast" if record["dtype"] == "bfloat16" else ""
+    products = {case["sides"][MPIDP]["products"] for case in record["cases"].values()}
     table = Table(
-        title=f"Training on {record['ranks']} ranks with one thread each, float32; PyTorch: DDP over gloo",
-        caption=f"{e['cpu']}; {e['blas']}; PyTorch {e['torch']}; {e['mpi']}; "
+        title=f"Training on {record['ranks']} ranks with one thread each, {record['dtype']}; "
+        f"mpidp: {record['mpidp_options'] or 'its defaults'}; PyTorch: DDP over gloo{autocast}",
+        caption=f"{e['cpu']}, {' and '.join(e['bfloat16']) or 'no bfloat16'}; mpidp: {' and '.join(products)} "
+        f"(NumPy has {e['blas']}); PyTorch {e['torch']}; {e['mpi']}; "
         f"sgemm of all ranks at once {record['sgemm_peak_gflops']:.0f} GFLOP/s; commit {e['commit']}",
     )
     for i, header in enumerate(HEADERS):

@@ -26,6 +26,7 @@ class Work:
     square: Callable[
         [int], Callable[[], Any]
     ]  # n -> a product of two n x n float32 matrices, ready to be run
+    about: str = ""  # who computes its products
 
 
 class Line:
@@ -49,7 +50,7 @@ class Line:
 def serve(line: Line, work: Work) -> None:
     """Take the first step, say so, and do as told until the line is closed."""
     t = 1
-    line.send({"loss": work.step(t)})
+    line.send({"loss": work.step(t), "about": work.about})
     while (told := line.receive()) is not None:
         if told["do"] == "sgemm":
             line.send({"gflops": sgemm(work)})

@@ -142,7 +142,7 @@ def test_a_worker_does_as_told_and_ends_with_the_line(tmp_path):
         connection.settimeout(10)
         with connection, connection.makefile("rw", encoding="utf-8") as line:
             assert json.loads(line.readline())["index"] == 3
-            assert json.loads(line.readline()) == {"loss": 0.5}
+            assert json.loads(line.readline()) == {"loss": 0.5, "about": ""}
             line.write(json.dumps({"do": "steps", "warm": 1, "count": 3, "losses": 2}) + "\n")
             line.flush()
             answer = json.loads(line.readline())
