@@ -57,7 +57,7 @@ class Hosts:
             )
         program = mpirun(len(ranks))
         launcher = ["-iface", DEVICE, "-launcher", "ssh", "-launcher-exec", str(self.script)]
-        command = [program[0], *launcher, "-hosts", ",".join(ranks), *program[1:], *arguments]
+        command = [program[0], *launcher, "-hosts", ",".join(listed(ranks)), *program[1:], *arguments]
         paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         with tempfile.TemporaryFile() as output:
             process = subprocess.Popen(
@@ -95,6 +95,13 @@ def placement(counts: Sequence[int], cyclic: bool = False) -> list[str]:
             ranks += [address] * take
             left[i] -= take
     return ranks
+
+
+def listed(ranks: Sequence[str]) -> Sequence[str]:
+    """Hosts as mpirun wants them: one that is named again after another counts as a third, but it goes round a list."""
+    hosts = list(dict.fromkeys(ranks))
+    in_turn = all(host == hosts[i % len(hosts)] for i, host in enumerate(ranks))
+    return hosts if in_turn else ranks
 
 
 @contextmanager

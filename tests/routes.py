@@ -24,7 +24,7 @@ def check_route(comm: Communicator, name: str, length: int, dtype) -> None:
         route.allreduce(comm, buffer, scratch)
         sent = comm.traffic - before
         assert (buffer.astype(np.float64) == expected).all()
-        assert (sent.messages, sent.bytes) == route.cost(length, comm.size, comm.rank, buffer.itemsize)
+        assert (sent.messages, sent.bytes) == route.cost(length, comm.hosts(), comm.rank, buffer.itemsize)
         comm.Barrier()  # nobody writes its next vector while another still compares
     check_sharded(comm, name, length, dtype, scratch, expected)
 
@@ -43,7 +43,7 @@ def check_sharded(comm: Communicator, name: str, length: int, dtype, scratch, ex
         route.all_gather(comm, params)
         sent = comm.traffic - before
         assert (params.astype(np.float64) == np.float64(expected) * turn).all()
-        cost = route.sharded_cost(length, comm.size, comm.rank, grads.itemsize)
+        cost = route.sharded_cost(length, comm.hosts(), comm.rank, grads.itemsize)
         assert (sent.messages, sent.bytes) == cost
         comm.Barrier()
 

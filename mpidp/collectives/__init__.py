@@ -2,20 +2,20 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from mpidp.arrays import Array
-from mpidp.collectives import library, ring, shared
+from mpidp.collectives import hierarchical, library, ring, shared
 from mpidp.collectives.broadcast import broadcast
 from mpidp.comm import Algorithm, Communicator
 
 __all__ = ["AUTO", "COLLECTIVES", "Collective", "Cost", "broadcast", "fastest"]
 
-Cost = Callable[[int, int, int, int], tuple[int, int]]
+Cost = Callable[[int, Sequence[int], int, int], tuple[int, int]]
 Allocate = Callable[[Communicator, int, np.dtype], Array]
 
 
@@ -36,16 +36,27 @@ def on_one_host(comm: Communicator, dtype: np.dtype) -> str | None:
     return None if comm.on_one_host() else "the ranks are on several hosts, which share no memory"
 
 
+def of_size(cost: Callable[[int, int, int, int], tuple[int, int]]) -> Cost:
+    """A cost that depends on the number of ranks, wherever they are."""
+    return lambda n, hosts, rank, itemsize: cost(n, len(hosts), rank, itemsize)
+
+
+def unlike_others(comm: Communicator) -> str | None:
+    return None
+
+
 @dataclass(frozen=True)
 class Collective:
     """A route.
 
     allreduce(comm, buffer, scratch, tag) and reduce_scatter(comm, buffer, scratch, tag): sums in place, scratch holding
-    a chunk (ceil(n / P) elements); all_gather(comm, buffer, tag). lanes: how many all-reduces, of parts of one vector
-    and with different tags, may be under way side by side; 0 where nothing is gained by computing meanwhile. cost(n, size, rank, itemsize): (messages, bytes) that a rank
-    sends in one all-reduce; sharded_cost: in one reduce-scatter and one all-gather. allocate(comm, n, dtype): memory
-    from which this route sums; allocate_common: memory for a vector that is equal on all ranks. unable(comm, dtype):
-    why it cannot be taken, or None.
+    a chunk (ceil(n / P) elements); all_gather(comm, buffer, tag). cost(n, hosts, rank, itemsize): (messages, bytes)
+    that a rank sends in one all-reduce, `hosts` as `Communicator.hosts` gives them; sharded_cost: in one reduce-scatter
+    and one all-gather. allocate(comm, n, dtype): memory from which this route sums; allocate_common: memory for a
+    vector that is equal on all ranks. unable(comm, dtype): why it cannot be taken, or None. lanes: how many
+    all-reduces, of parts of one vector and with different tags, may be under way side by side; 0 where nothing is
+    gained by computing meanwhile. alike(comm): the name of another route that does the same where these ranks are, so
+    that `auto` need not try both; else None.
     """
 
     name: str
@@ -58,6 +69,7 @@ class Collective:
     allocate_common: Allocate = private
     unable: Callable[[Communicator, np.dtype], str | None] = anywhere
     lanes: int = 0
+    alike: Callable[[Communicator], str | None] = unlike_others
 
 
 AUTO = "auto"
@@ -65,14 +77,22 @@ LANES = 2  # while one bucket waits for a rank that computes, the other keeps th
 COLLECTIVES = {
     route.name: route
     for route in (
-        Collective("ring", ring.allreduce, ring.reduce_scatter, ring.all_gather, ring.cost, ring.cost, lanes=LANES),
         Collective(
-            "shared", shared.allreduce, shared.reduce_scatter, shared.all_gather, shared.cost, shared.cost,
-            shared.allocate, shared.allocate_common, on_one_host,
+            "ring", ring.allreduce, ring.reduce_scatter, ring.all_gather, of_size(ring.cost), of_size(ring.cost),
+            lanes=LANES,
         ),
         Collective(
-            "mpi", library.allreduce, library.reduce_scatter, library.all_gather, library.cost, library.sharded_cost,
-            unable=addable, lanes=LANES,
+            "shared", shared.allreduce, shared.reduce_scatter, shared.all_gather, of_size(shared.cost),
+            of_size(shared.cost), shared.allocate, shared.allocate_common, on_one_host,
+        ),
+        Collective(
+            "hierarchical", hierarchical.allreduce, hierarchical.reduce_scatter, hierarchical.all_gather,
+            hierarchical.cost, hierarchical.cost, hierarchical.allocate, hierarchical.allocate_common,
+            lanes=1, alike=hierarchical.alike,  # one: all ranks of a host must come to its barriers in one order
+        ),
+        Collective(
+            "mpi", library.allreduce, library.reduce_scatter, library.all_gather, of_size(library.cost),
+            of_size(library.sharded_cost), unable=addable, lanes=LANES,
         ),
     )
 }  # fmt: skip
@@ -82,12 +102,17 @@ def fastest(comm: Communicator, n: int, dtype: Any, rounds: int = 5) -> tuple[st
     """The route that is fastest here for n elements, and each possible route's median seconds.
 
     The routes take turns on a vector of zeros of at most 16 MiB (above that the order no longer changes); a
-    round's time is its slowest rank's. All ranks get the same answer. `comm` is used up by it.
+    round's time is its slowest rank's. A route that is like another one here is left out. All ranks get the same
+    answer. `comm` is used up by it.
     """
     dtype = np.dtype(dtype)
     n = min(n, (16 << 20) // dtype.itemsize)
     scratch = np.zeros(-(-n // comm.size), dtype)
-    able = {name: route for name, route in COLLECTIVES.items() if route.unable(comm, dtype) is None}
+    able = {
+        name: route
+        for name, route in COLLECTIVES.items()
+        if route.unable(comm, dtype) is None and route.alike(comm) is None
+    }
     buffers = {name: route.allocate(comm, n, dtype) for name, route in able.items()}
     times: dict[str, list[float]] = {name: [] for name in able}
     for turn in range(rounds + 1):

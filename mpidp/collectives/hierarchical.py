@@ -9,9 +9,10 @@ works for the ranks of that host with the places k, k + K, k + 2 K, ...: with as
     3. All-gather around that ring, H - 1 steps: all chunks for which its column works are whole.
     4. These it writes into its neighbours' memory.
 
-Barriers of the ranks of a host before 1 and after 4. For H hosts with L ranks each and a vector of n bytes
+Fences of the ranks of a host before 1 and after 4. Chunks travel in m pieces (1 if they are short), two under way at
+a time, so that the link is busy while a rank adds, and from 2 on to 3. For H hosts with L ranks each and n bytes
 
-    messages a rank = 2 (H - 1),   bytes a rank = 2 n (H - 1) / P,   P = H L,
+    messages a rank = 2 (H - 1) m,   bytes a rank = 2 n (H - 1) / P,   P = H L,
     bytes of neighbours' memory that it reads = n (L - 1) / L, and, for an all-reduce, writes as many
 
 so over a host's link go 2 n (H - 1) / H bytes each way, the least possible; a flat ring over ranks that are placed host
@@ -21,16 +22,21 @@ memory takes the flat ring.
 Source: Cho et al. 2019, "BlueConnect" (MLSys), with shared memory for what its inner level sends.
 """
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import zip_longest
+from itertools import pairwise, zip_longest
 
 import numpy as np
 
 from mpidp.arrays import Array
 from mpidp.collectives import ring, shared
 from mpidp.comm import Algorithm, Communicator, Steps
+from mpidp.comm.communicator import Pending
+
+PIECE = 1 << 16
+"""Elements: chunks are cut into pieces of about so many, where that makes at least three."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +45,15 @@ class Work:
 
     host: int
     place: int
-    neighbours: int  # other ranks on its host
+    members: tuple[int, ...]  # the ranks of its host, by place
     columns: int
     right: int  # its column's ranks on the next host and on the one before
     left: int
-    chunks: tuple[
+    pieces: tuple[
         tuple[slice, ...], ...
-    ]  # for each host: those for which the column works there; empty if idle
+    ]  # for each host: of the chunks for which the column works there, or none
+    under_way: int  # how many pieces travel at a time
+    longest: int  # piece
 
 
 @lru_cache(256)
@@ -53,13 +61,24 @@ def work(n: int, hosts: tuple[int, ...], rank: int) -> Work:
     """hosts: of each rank, as `Communicator.hosts` gives them."""
     members = [tuple(r for r, h in enumerate(hosts) if h == host) for host in range(max(hosts) + 1)]
     columns = min(len(ranks) for ranks in members)
-    host = hosts[rank]
-    place, others = members[host].index(rank), len(members[host]) - 1
-    if place >= columns:
-        return Work(host, place, others, columns, rank, rank, ((),) * len(members))
-    right, left = (members[(host + way) % len(members)][place] for way in (1, -1))
-    chunks = tuple(tuple(ring.chunk(n, len(hosts), r) for r in ranks[place::columns]) for ranks in members)
-    return Work(host, place, others, columns, right, left, chunks)
+    host, chunk = hosts[rank], -(-n // len(hosts))
+    place = members[host].index(rank)
+    count = chunk // PIECE if chunk >= 3 * PIECE else 1  # two of three or more have room in `scratch`
+    if place < columns:
+        right, left = (members[(host + way) % len(members)][place] for way in (1, -1))
+        workers = [ranks[place::columns] for ranks in members]
+    else:
+        right, left, workers = rank, rank, [() for _ in members]
+    pieces = tuple(tuple(p for r in owners for p in cut(n, len(hosts), r, count)) for owners in workers)
+    under_way, longest = min(count, 2), -(-chunk // count)
+    return Work(host, place, members[host], columns, right, left, pieces, under_way, longest)
+
+
+def cut(n: int, size: int, i: int, count: int) -> list[slice]:
+    """Chunk i of `size` in `count` pieces that differ by one at most."""
+    chunk = ring.chunk(n, size, i)
+    bounds = [chunk.start + j * (chunk.stop - chunk.start) // count for j in range(count + 1)]
+    return [slice(lo, hi) for lo, hi in pairwise(bounds)]
 
 
 @Algorithm
@@ -72,10 +91,12 @@ def allreduce(comm: Communicator, buffer: Array, scratch: Array, tag: int = 0) -
         yield from ring.allreduce.steps(comm, buffer, scratch, tag)
         return
     mine = work(buffer.size, comm.hosts(), comm.rank)
-    yield (comm.local().Ibarrier(),)
-    yield from add(comm, mine, vectors, scratch, tag)
-    yield from gather(comm, mine, buffer, tag, [v for i, v in enumerate(vectors) if i != mine.place])
-    yield (comm.local().Ibarrier(),)
+    hosts, others = len(mine.pieces), [v for place, v in enumerate(vectors) if place != mine.place]
+    yield (comm.local().Ifence(),)
+    yield from around(comm, mine, range(1, 2 * hosts - 1), buffer, vectors, others, scratch, tag)
+    for piece in mine.pieces[(mine.host + 1) % hosts]:  # the last to come
+        write(comm, buffer, piece, others)
+    yield (comm.local().Ifence(),)
 
 
 @Algorithm
@@ -88,13 +109,14 @@ def reduce_scatter(comm: Communicator, buffer: Array, scratch: Array, tag: int =
         yield from ring.reduce_scatter.steps(comm, buffer, scratch, tag)
         return
     mine = work(buffer.size, comm.hosts(), comm.rank)
-    yield (comm.local().Ibarrier(),)
-    yield from add(comm, mine, vectors, scratch, tag)
-    if mine.columns < len(vectors):  # we may have worked for others of this host, or others for us
-        for owner, chunk in zip(vectors[mine.place :: mine.columns], mine.chunks[mine.host], strict=False):
-            if owner is not vectors[mine.place]:
-                write(comm, buffer, chunk, [owner])
-        yield (comm.local().Ibarrier(),)
+    yield (comm.local().Ifence(),)
+    yield from around(comm, mine, range(1, len(mine.pieces)), buffer, vectors, [], scratch, tag)
+    if mine.columns < len(vectors):  # somebody here works for others as well
+        if mine.place < mine.columns:
+            for place in range(mine.place + mine.columns, len(vectors), mine.columns):
+                theirs = ring.chunk(buffer.size, comm.size, mine.members[place])
+                write(comm, buffer, theirs, [vectors[place]])
+        yield (comm.local().Ifence(),)
 
 
 @Algorithm
@@ -105,50 +127,63 @@ def all_gather(comm: Communicator, buffer: Array, tag: int = 0) -> Steps:
     if comm.local().shared_parts(buffer) is None:
         yield from ring.all_gather.steps(comm, buffer, tag)
         return
-    yield (comm.local().Ibarrier(),)
-    yield from gather(comm, work(buffer.size, comm.hosts(), comm.rank), buffer, tag, [])
-    yield (comm.local().Ibarrier(),)
+    mine = work(buffer.size, comm.hosts(), comm.rank)
+    hosts = len(mine.pieces)
+    yield (comm.local().Ifence(),)
+    yield from around(comm, mine, range(hosts, 2 * hosts - 1), buffer, [], [], buffer, tag)
+    yield (comm.local().Ifence(),)
 
 
-def add(comm: Communicator, mine: Work, vectors: list[np.ndarray], scratch: Array, tag: int) -> Steps:
-    """Our vector, in the chunks for which we work here, ← their sums over all ranks. Messages go while we add."""
-    ours, hosts = vectors[mine.place], len(mine.chunks)
-    for chunk in mine.chunks[mine.host - 1]:
-        shared.add(comm, vectors, mine.place, chunk, [])
-    for step in range(1, hosts):
-        outgoing, incoming = (mine.chunks[(mine.host - i) % hosts] for i in (step, step + 1))
-        for out, into in zip_longest(outgoing, incoming):  # hosts with more ranks have more chunks
-            messages = []
-            if into is not None:
-                received = scratch[: into.stop - into.start]
+def around(
+    comm: Communicator, mine: Work, steps: range, ours: Array, vectors: list[np.ndarray], others: list[np.ndarray],
+    scratch: Array, tag: int,
+) -> Steps:  # fmt: skip
+    """Some steps of the ring of our column over H hosts: 1 .. H - 1 add up, H .. 2 H - 2 hand out.
+
+    What is to be added up comes from all `vectors` of this host, ours among them, into ours; what is handed out is
+    written to `others` too when we send it on.
+    """
+    hosts, turn = len(mine.pieces), 0
+    started: deque[tuple[list[Pending], Array | None, Array | None]] = deque()
+    if hosts == 1 and vectors:
+        for piece in mine.pieces[0]:
+            shared.add(comm, vectors, mine.place, piece, [])
+    for step in steps:
+        outgoing, incoming = (mine.pieces[(mine.host - i) % hosts] for i in (step, step + 1))
+        for out, into in zip_longest(outgoing, incoming):  # a host with more ranks has more pieces
+            if len(started) == mine.under_way:
+                yield from settle(*started.popleft())
+            messages, received, sum_here = [], None, None
+            if into is not None and step < hosts:
+                received, sum_here = scratch[turn * mine.longest :][: into.stop - into.start], ours[into]
                 messages.append(comm.Irecv(received, mine.left, tag))
+            elif into is not None:
+                messages.append(comm.Irecv(ours[into], mine.left, tag))
             if out is not None:
+                if step == 1:
+                    shared.add(comm, vectors, mine.place, out, [])
                 messages.append(comm.Isend(ours[out], mine.right, tag))
-            if into is not None:
+                if step >= hosts:
+                    write(comm, ours, out, others)
+            if sum_here is not None:
                 shared.add(comm, vectors, mine.place, into, [])
-            yield messages
-            if into is not None:
-                ours[into] += received
+            started.append((messages, sum_here, received))
+            turn = (turn + 1) % mine.under_way
+    while started:
+        yield from settle(*started.popleft())
 
 
-def gather(comm: Communicator, mine: Work, buffer: Array, tag: int, receivers: list[np.ndarray]) -> Steps:
-    """Our column's chunks of `buffer` ← what their workers on all hosts have; all written to `receivers` as well."""
-    hosts = len(mine.chunks)
-    for step in range(hosts - 1):
-        outgoing, incoming = (mine.chunks[(mine.host - i) % hosts] for i in (step, step + 1))
-        messages = [comm.Irecv(buffer[chunk], mine.left, tag) for chunk in incoming]
-        messages += [comm.Isend(buffer[chunk], mine.right, tag) for chunk in outgoing]
-        for chunk in outgoing:
-            write(comm, buffer, chunk, receivers)
-        yield messages
-    for chunk in mine.chunks[(mine.host + 1) % hosts]:
-        write(comm, buffer, chunk, receivers)
+def settle(messages: list[Pending], sum_here: Array | None, received: Array | None) -> Steps:
+    yield messages
+    if sum_here is not None:
+        sum_here += received
 
 
-def write(comm: Communicator, buffer: Array, chunk: slice, receivers: list[np.ndarray]) -> None:
-    for receiver in receivers:
-        receiver[chunk] = buffer[chunk]
-        comm.traffic.shared_bytes += buffer[chunk].nbytes
+def write(comm: Communicator, buffer: Array, part: slice, others: list[np.ndarray]) -> None:
+    """others[part] ← buffer[part]"""
+    for other in others:
+        other[part] = buffer[part]
+        comm.traffic.shared_bytes += buffer[part].nbytes
 
 
 def allocate(comm: Communicator, n: int, dtype: np.dtype) -> Array:
@@ -166,9 +201,8 @@ def cost(n: int, hosts: Sequence[int], rank: int, itemsize: int) -> tuple[int, i
     if n == 0:
         return 0, 0
     mine = work(n, tuple(hosts), rank)
-    sent = [c for i, chunks in enumerate(mine.chunks) if i != mine.host for c in chunks]
-    after = (mine.host + 1) % len(mine.chunks)
-    sent += [c for i, chunks in enumerate(mine.chunks) if i != after for c in chunks]
+    after = (mine.host + 1) % len(mine.pieces)
+    sent = [p for skip in (mine.host, after) for i, ps in enumerate(mine.pieces) if i != skip for p in ps]
     return len(sent), elements(sent) * itemsize
 
 
@@ -177,12 +211,12 @@ def shared_bytes(n: int, hosts: Sequence[int], rank: int, itemsize: int) -> int:
     if n == 0:
         return 0
     mine = work(n, tuple(hosts), rank)
-    chunks = [chunk for chunks in mine.chunks for chunk in chunks]
-    return 2 * mine.neighbours * elements(chunks) * itemsize
+    worked = elements([piece for pieces in mine.pieces for piece in pieces])
+    return 2 * (len(mine.members) - 1) * worked * itemsize
 
 
-def elements(chunks: Sequence[slice]) -> int:
-    return sum(chunk.stop - chunk.start for chunk in chunks)
+def elements(pieces: Sequence[slice]) -> int:
+    return sum(piece.stop - piece.start for piece in pieces)
 
 
 def alike(comm: Communicator) -> str | None:

@@ -142,7 +142,7 @@ class Strategy:
         """One of the route's costs, for n elements (default: the flat vector)."""
         itemsize = np.dtype(self.setup.dtype).itemsize
         n = self.setup.size if n is None else n
-        return cost(n, self.comm.size, self.comm.rank, itemsize)
+        return cost(n, self.comm.hosts(), self.comm.rank, itemsize)
 
     def add_over(self, ranks: Sequence[int], value: float) -> float:
         """Σ of one number over `ranks`, in their order: the same bits on each of them; 0 where clipping is off.

@@ -112,4 +112,18 @@ def test_all_ranks_take_the_same_fastest_route():
     answers = run_ranks(3, lambda comm: fastest(comm, 100, np.float32))
     assert all(answer == answers[0] for answer in answers)
     name, seconds = answers[0]
-    assert set(seconds) == set(COLLECTIVES) and seconds[name] == min(seconds.values())
+    assert set(seconds) == set(COLLECTIVES) - {"hierarchical"} and seconds[name] == min(seconds.values())
+
+
+@pytest.mark.parametrize(
+    ("hosts", "able"),
+    [
+        ([0, 0, 0], {"ring", "shared", "mpi"}),
+        ([0, 1, 2], {"ring", "mpi"}),
+        ([0, 1, 0], {"ring", "hierarchical", "mpi"}),
+    ],
+)
+def test_auto_tries_what_differs_where_the_ranks_are(hosts, able):
+    """On one host hierarchical is shared, with one rank a host ring; shared needs one host."""
+    answers = run_ranks(3, lambda comm: fastest(comm, 100, np.float32), hosts=hosts)
+    assert all(set(seconds) == able for _, seconds in answers)
