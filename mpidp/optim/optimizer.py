@@ -2,17 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from mpidp.arrays import Array, array_module
+from mpidp.arrays import ALIGNMENT, Array, array_module, zeros
 from mpidp.errors import UserError
 from mpidp.nn.layer import Parameter
 
 BLOCK = (
     1 << 16
 )  # elements: the five arrays of a block stay in a core's second-level cache; calls cost nothing beside it
+
+LINE = ALIGNMENT  # elements: a multiple of the cache's line for every type
 
 TINY = 1e-30  # state below this changes no parameter; left alone it would shrink on into denormal numbers
 TINY_EVERY = 128  # updates: from TINY, 0.9^128 of it is still a normal float32
@@ -57,13 +60,11 @@ class Optimizer:
         self.xp = array_module(like)
         self.dtype = like.dtype
         self.on_device = self.xp is not np
-        self._state = {name: self.xp.empty(hi - lo, self.dtype) for name in self.state_names}
-        for array in self._state.values():
-            array.fill(0)  # touched here, by its owner, and in huge pages where NumPy asks for them
+        self._state = {name: zeros(self.xp, hi - lo, self.dtype, lo) for name in self.state_names}
         self.decay_runs = decay_runs(parameters, lo, hi) if options.weight_decay else []
         if not self.on_device:
-            length = min(BLOCK, hi - lo)
-            self._scratch = [np.empty(length, self.dtype) for _ in range(self.scratch_count)]
+            length = min(BLOCK, hi - lo) + LINE
+            self._scratch = [zeros(np, length, self.dtype) for _ in range(self.scratch_count)]
             self._cuts: dict[tuple[int, int], list[Block]] = {}
 
     @classmethod
@@ -114,10 +115,14 @@ class Optimizer:
                 np.multiply(array, work, array)
 
     def _blocks(self, lo: int, length: int) -> list[Block]:
-        """The slice [lo, lo + length) of the flat vector in blocks, cut once for every slice that is asked for."""
+        """The slice [lo, lo + length) of the flat vector in blocks, cut once for every slice that is asked for.
+
+        All but the first begin at whole lines of the cache where the vector does.
+        """
         cut = self._cuts.get((lo, length))
         if cut is None:
-            cut = [self._block(lo, a, min(a + BLOCK, length)) for a in range(0, length, BLOCK)]
+            edges = [0, *range(BLOCK - lo % LINE, length, BLOCK), length]
+            cut = [self._block(lo, a, b) for a, b in pairwise(edges)] if length else []
             self._cuts[lo, length] = cut
         return cut
 
@@ -130,4 +135,5 @@ class Optimizer:
         ]
         mine = slice(start - self.lo, stop - self.lo)
         state = [array[mine] for array in self._state.values()]
-        return Block(slice(a, b), decay, state, [array[: b - a] for array in self._scratch])
+        edge = start % LINE
+        return Block(slice(a, b), decay, state, [array[edge : edge + b - a] for array in self._scratch])

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from mpidp.arrays import Array
+from mpidp.arrays import Array, zeros
 from mpidp.collectives import Collective, Cost, broadcast
 from mpidp.comm import Communicator
 from mpidp.optim import clip_scale, squared_norm
@@ -91,8 +91,8 @@ class Strategy:
     def allocate(self) -> tuple[Array, Array]:
         """The two flat vectors, `params` and `grads`, in the memory that this strategy wants."""
         n, dtype, route = self.setup.size, np.dtype(self.setup.dtype), self.setup.collective
-        self.params = self.setup.xp.zeros(n, dtype)
-        self.grads = route.allocate(self.comm, n, dtype) if route else self.setup.xp.zeros(n, dtype)
+        self.params = zeros(self.setup.xp, n, dtype)
+        self.grads = route.allocate(self.comm, n, dtype) if route else zeros(self.setup.xp, n, dtype)
         return self.params, self.grads
 
     def start(self) -> None:
