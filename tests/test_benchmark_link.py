@@ -48,12 +48,43 @@ def test_sums_over_two_hosts(two, tmp_path, capsys):
         ["host1", "host1", "host2", "host2"],
         ["host1", "host2", "host1", "host2"],
     ]
+    for found in report["sums"]:
+        (line,) = (line for line in found["sums"] if line["route"] == "hierarchical")
+        assert (
+            2 * 65536 <= line["link_bytes"] < 1.2 * 2 * 65536 + 20_000
+        )  # 2 n (H - 1) of both hosts together
+        assert line["times_flat_ring"] > 0
     for found, crossings in zip(report["sums"], (2, 4), strict=True):  # of the ring's four neighbourhoods
         (flat,) = (line for line in found["sums"] if line["route"] == "ring")
         payload = crossings * 2 * 65536 * 3 // 4
         assert payload <= flat["link_bytes"] < 1.2 * payload + 20_000
         assert flat["times_flat_ring"] == 1
     assert f"mpidp-{os.getpid()}" not in spaces()
+
+
+PROGRAM = """
+import sys
+import numpy as np
+from mpidp.comm.world import start
+from tests.conformance import equals_one_process, resumes_with_the_same_bits
+from tests.routes import check_hosts, check_route
+comm = start()
+check_hosts(comm.Dup(), [int(host) for host in sys.argv[1]])
+for length in (0, 1, 7, 1001, 1_000_000):
+    check_route(comm, "hierarchical", length, np.float32)
+for name in ("allreduce", "sharded"):
+    equals_one_process(comm, name, 0, collective="hierarchical")
+    resumes_with_the_same_bits(comm, name, 0, collective="hierarchical")
+"""
+
+
+@pytest.mark.parametrize(
+    ("counts", "cyclic", "hosts"),
+    [((2, 2), False, "0011"), ((2, 2), True, "0101"), ((3, 1), False, "0001")],
+)
+def test_hierarchical_over_real_ranks_on_two_hosts(two, counts, cyclic, hosts):
+    with two_hosts("10gbit") as both:
+        both.run(placement(counts, cyclic), ["-c", PROGRAM, hosts], 100)
 
 
 def test_ranks_that_fail_are_told_and_leave_nothing(two):

@@ -51,3 +51,15 @@ def test_by_every_route(name, case, ranks, route):
 @pytest.mark.parametrize(("name", "case"), ROUTED)
 def test_resumes_with_the_same_bits_through_shared_memory(name, case):
     run_ranks(3, partial(conformance.resumes_with_the_same_bits, collective="shared"), name, case)
+
+
+@pytest.mark.parametrize("hosts", [[0, 0, 1, 1], [0, 1, 0]], ids=str)
+@pytest.mark.parametrize(("name", "case"), ROUTED)
+def test_over_several_hosts(name, case, hosts):
+    """By the route made for them, with one copy of the parameters on each host where the strategy shares them."""
+    for contract in (
+        conformance.equals_one_process,
+        conformance.sends_what_the_formula_says,
+        conformance.resumes_with_the_same_bits,
+    ):
+        run_ranks(len(hosts), partial(contract, collective="hierarchical"), name, case, hosts=hosts)
