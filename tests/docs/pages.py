@@ -1,6 +1,7 @@
 """What the pages of the project promise, taken out of them: excerpts, examples, commands, tables, links.
 
-`python -m tests.docs.pages` writes every excerpt anew from the sources, after a change of theirs.
+`python -m tests.docs.pages` writes every excerpt anew from the sources, and every table of figures from `docs/results`,
+after a change of theirs.
 """
 
 import ast
@@ -17,6 +18,9 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 EXCERPT = re.compile(
     r"^<!-- excerpt: (?P<path>\S+) (?P<names>[\w. ]+?) -->\n```python\n(?P<code>.*?)^```$",
     re.DOTALL | re.MULTILINE,
+)
+RESULTS = re.compile(
+    r"^<!-- results: (?P<path>\S+)(?P<title>[^>\n]*?) -->\n(?P<rows>(?:\|[^\n]*\n)*)", re.MULTILINE
 )
 LOOP = re.compile(r"\bfor (\w+) in ([^;\n]*);\s*do\b(.*?)\bdone\b", re.DOTALL)
 LINK = re.compile(r"(?<!!)\[[^\]\n]*\]\(([^)\s]+)\)")
@@ -52,8 +56,27 @@ def excerpts(page: str) -> list[tuple[str, str, str]]:
     return found
 
 
+def results(page: str) -> list[tuple[str, str, str]]:
+    """(path, title, rows) of every marked table of measured figures."""
+    return [(m["path"], m["title"].strip(), m["rows"]) for m in RESULTS.finditer(page)]
+
+
+def rows_of(path: str, title: str) -> str:
+    """The first table of this file, or the first under a line that begins with `title`."""
+    lines = (ROOT / path).read_text(encoding="utf-8").splitlines()
+    begun = list(itertools.dropwhile(lambda line: not line.startswith(title), lines))
+    table = itertools.dropwhile(lambda line: not line.startswith("|"), begun)
+    rows = list(itertools.takewhile(lambda line: line.startswith("|"), table))
+    if not rows:
+        raise LookupError(f"no table {title!r} in {path}")
+    return "".join(f"{row}\n" for row in rows)
+
+
 def renewed(page: str) -> str:
-    """The page with every excerpt as its source is now."""
+    """The page with every excerpt as its source is now, and every table of figures as last measured."""
+    page = RESULTS.sub(
+        lambda m: f"<!-- results: {m['path']}{m['title']} -->\n{rows_of(m['path'], m['title'].strip())}", page
+    )
     return EXCERPT.sub(
         lambda m: (
             f"<!-- excerpt: {m['path']} {m['names']} -->\n```python\n{source_of(m['path'], m['names'])}```"
@@ -100,4 +123,4 @@ if __name__ == "__main__":
         after = renewed(before)
         if after != before:
             file.write_text(after, encoding="utf-8")
-            print(f"{file.relative_to(ROOT)}: excerpts renewed")
+            print(f"{file.relative_to(ROOT)}: excerpts and tables renewed")

@@ -45,6 +45,14 @@ def test_excerpts(page):
         assert code == pages.source_of(path, names), what
 
 
+@pytest.mark.parametrize("page", pages.PAGES, ids=name)
+def test_tables_of_figures_are_those_that_were_measured(page):
+    text = page.read_text(encoding="utf-8")
+    assert text.count("<!-- results:") == len(pages.results(text))
+    for path, title, rows in pages.results(text):
+        assert rows == pages.rows_of(path, title), f"{path} {title}: python -m tests.docs.pages"
+
+
 def test_an_excerpt_that_is_out_of_date_is_noticed():
     text = LESSON.read_text(encoding="utf-8")
     stale = text.replace("buffer[theirs] += incoming", "buffer[theirs] = incoming")
