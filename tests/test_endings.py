@@ -24,6 +24,15 @@ def test_an_exception_of_all_ranks_is_shown_once(tmp_path):
     assert "mpidp: rank 0 of 3 failed:" in finished.stderr
 
 
+def test_an_exception_in_backward_while_messages_are_under_way(tmp_path):
+    program = failing("job.model.stack[0].backward = None")  # the last of backward
+    options = ["--collective", "ring", "--bucket-mib", 0.01, "--run-dir", tmp_path / "run"]
+    finished = run_ranks(3, ["-c", program, *map(str, [*TINY_GPT, *options])])
+    assert finished.returncode == 1 and finished.seconds < 30
+    assert finished.stderr.count("Traceback") == 1
+    assert "mpidp: rank 1 of 3 failed:" in finished.stderr and "not callable" in finished.stderr
+
+
 def test_a_killed_rank(tmp_path):
     finished = crashed("os.kill(os.getpid(), signal.SIGKILL)", tmp_path)
     assert finished.returncode != 0 and finished.seconds < 30

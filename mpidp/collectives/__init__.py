@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mpidp.arrays import Array
+from mpidp.arrays import Array, zeros
 from mpidp.collectives import hierarchical, library, ring, shared
 from mpidp.collectives.broadcast import broadcast
 from mpidp.comm import Algorithm, Communicator
@@ -21,7 +21,7 @@ Allocate = Callable[[Communicator, int, np.dtype], Array]
 
 def private(comm: Communicator, n: int, dtype: np.dtype) -> Array:
     """A vector of n zeros in this rank's own memory."""
-    return np.zeros(n, dtype)
+    return zeros(np, n, dtype)
 
 
 def anywhere(comm: Communicator, dtype: np.dtype) -> str | None:
@@ -73,7 +73,7 @@ class Collective:
 
 
 AUTO = "auto"
-LANES = 2  # while one bucket waits for a rank that computes, the other keeps the link busy
+LANES = 8  # while one bucket waits for a rank that computes, others keep the link busy
 COLLECTIVES = {
     route.name: route
     for route in (

@@ -163,7 +163,7 @@ class Layer:
     """
 
     training = True  # False: no dropout, and what only backward needs may be left out
-    between: Between = staticmethod(nothing)  # to be called between backwards by a layer made of layers
+    between: Between = staticmethod(nothing)  # to be called by a `backward` that is long, between its parts
     input_gradient = (
         True  # False for a model's first layer, whose `backward` may leave out dx and return None
     )

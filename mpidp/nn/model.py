@@ -134,7 +134,7 @@ class Model:
 
         Calls `ready(lo, hi)` as slices of `grads` become final, from the tail to the head, covering [0, size)
         exactly once. An empty batch gives zero gradients, loss 0, and one `ready(0, size)`.
-        Calls `between()` whenever a layer's backward is done, those of layers inside layers included: for whoever has
+        Calls `between()` between the parts of backward, those of layers inside layers included: for whoever has
         something to attend to every few milliseconds.
         key = (seed, step) and the samples' `slots` in the global batch (default: 0, 1, ...) seed the dropout masks, so
         that they do not depend on which rank works on a sample. `micro_batch`: work on so many samples at a time
