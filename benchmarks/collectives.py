@@ -73,8 +73,9 @@ def remarks(comm: Communicator, options: argparse.Namespace) -> list[str]:
     """What a reader of the figures must know; routes that cannot be taken here leave `options.routes`."""
     notes = []
     for name in list(options.routes):
-        why = COLLECTIVES[name].unable(comm, TYPE)
-        if why is not None:
+        why, same = COLLECTIVES[name].unable(comm, TYPE), COLLECTIVES[name].alike(comm)
+        why = why or (same and f"where these ranks are it is {same}")
+        if why:
             options.routes.remove(name)
             notes.append(f"{name} is left out: {why}")
     cores = len({core for theirs in comm.allgather(machine.cores()) for core in theirs})
