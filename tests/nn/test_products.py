@@ -1,7 +1,5 @@
 """Dense products: NumPy's, MKL's where it is installed, and those of operands rounded to bfloat16."""
 
-import itertools
-
 import ml_dtypes
 import numpy as np
 import pytest
@@ -26,7 +24,6 @@ def by_mkl(monkeypatch):
     if mkl.find() is None:
         pytest.skip("the extra mkl is not installed")
     monkeypatch.setattr(mkl, "WORTH_IT", 0)
-    monkeypatch.setattr(mkl, "BATCH_WORTH_IT", 0)
     return mkl.MklProducts(mkl.find(), 1)
 
 
@@ -67,21 +64,6 @@ def test_mkl_takes_parts_of_larger_matrices(by_mkl, dtype):
     assert not whole.any()
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE)
-def test_mkl_multiplies_batches_of_strided_heads(by_mkl, dtype):
-    batch, tokens, heads, depth = 2, 13, 3, 4
-    qkv = np.random.default_rng(2).normal(size=(batch, tokens, 3, heads, depth)).astype(dtype)
-    q, k, v = qkv.transpose(2, 0, 3, 1, 4)
-    scores = np.empty((batch, heads, tokens, tokens), dtype)
-    by_mkl.matmul(q, k.swapaxes(2, 3), scores)
-    assert np.allclose(scores, q @ k.swapaxes(2, 3), rtol=0, atol=100 * TOLERANCE[dtype])
-    out = np.empty((batch, tokens, heads, depth), dtype).transpose(0, 2, 1, 3)
-    by_mkl.matmul(scores.swapaxes(2, 3)[..., 2:9], v[:, :, 2:9], out)
-    assert np.allclose(
-        out, scores.swapaxes(2, 3)[..., 2:9] @ v[:, :, 2:9], rtol=0, atol=1e3 * TOLERANCE[dtype]
-    )
-
-
 def test_what_mkl_cannot_do_numpy_does(by_mkl):
     rng = np.random.default_rng(3)
     a, b = rng.normal(size=(6, 8)), rng.normal(size=(8, 5))
@@ -92,6 +74,7 @@ def test_what_mkl_cannot_do_numpy_does(by_mkl):
         (a[0], b),
         (a, b[:, 0]),
         (np.stack([a, a]), b),
+        (np.stack([a, a]), np.stack([b, b])),
         (a.astype(np.float32), b),
         (a.astype(np.int64), b.astype(np.int64)),
     ):
@@ -108,13 +91,12 @@ def test_mkl_leaves_small_products_to_numpy(monkeypatch):
         pytest.skip("the extra mkl is not installed")
     products, called = mkl.MklProducts(mkl.find(), 1), []
     monkeypatch.setattr(products, "_multiply", lambda *_: called.append("one"))
-    monkeypatch.setattr(products, "_multiply_batch", lambda *_: called.append("batch"))
     small, large = np.ones((64, 64)), np.ones((256, 256))
     products.matmul(small, small, np.empty((64, 64)))
     assert called == []
     products.matmul(large, large, np.empty((256, 256)))
     products.matmul(large[None], large[None], np.empty((1, 256, 256)))
-    assert called == ["one", "batch"]
+    assert called == ["one"]
 
 
 def test_mkl_with_several_threads_agrees(by_mkl):
@@ -230,9 +212,3 @@ def test_packed_and_emulated_bfloat16_train_alike(by_mkl):
     (loss, expected), (other, found) = (gradient("gpt", Bfloat16(by_mkl, p), **GPT) for p in (True, False))
     assert other == pytest.approx(loss, rel=1e-5)
     assert np.linalg.norm(found - expected) <= 1e-3 * np.linalg.norm(expected)
-
-
-def test_offsets_of_a_batch():
-    x = np.zeros((2, 3, 4, 5)).transpose(1, 0, 3, 2)
-    expected = [x[i, j].ctypes.data - x.ctypes.data for i, j in itertools.product(range(3), range(2))]
-    assert mkl.offsets(x.shape[:2], x.strides[:2]).tolist() == expected
