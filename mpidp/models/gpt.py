@@ -122,7 +122,7 @@ class Block(Layer):
             d = dy
             for layer in reversed(branch):
                 d = layer.backward(d)
-                self.between()
+                self.tell(layer)
             dy += d
         return dy
 

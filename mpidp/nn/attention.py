@@ -49,7 +49,7 @@ class CausalSelfAttention(Layer):
 
     def backward(self, dy: Array) -> Array:
         do = self.c_proj.backward(dy)
-        self.between()
+        self.tell(self.c_proj)
         self.core.backward(self.qkv, self.o, do, self.dqkv)
-        self.between()
+        self.tell(None)
         return self.c_attn.backward(self.dqkv)

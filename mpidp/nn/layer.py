@@ -13,12 +13,12 @@ import numpy as np
 from mpidp.arrays import Array
 from mpidp.nn.kernels.products import Products
 
-Between = Callable[[], None]
+Told = Callable[["Layer | None"], None]
 Initialiser = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 
 
-def nothing() -> None:
-    """What is done between layers unless something is asked for."""
+def nothing(layer: "Layer | None" = None) -> None:
+    """What a layer tells, where nobody listens."""
 
 
 def normal(std: float) -> Initialiser:
@@ -163,7 +163,9 @@ class Layer:
     """
 
     training = True  # False: no dropout, and what only backward needs may be left out
-    between: Between = staticmethod(nothing)  # to be called by a `backward` that is long, between its parts
+    tell: Told = staticmethod(nothing)
+    """To be called by a `backward` that takes long, between its parts, with a layer whose gradients are final by now
+    (itself, or one inside it) or None: for whoever sends them on meanwhile."""
     input_gradient = (
         True  # False for a model's first layer, whose `backward` may leave out dx and return None
     )

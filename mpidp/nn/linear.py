@@ -63,6 +63,6 @@ class Linear(Layer):
         self.products.matmul(self.x.T, dy, self.weight.grad)
         if self.dx is None:
             return None
-        self.between()
+        self.tell(self)
         self.products.matmul(dy, self.w.T, self.dx.reshape(self.rows))
         return self.dx

@@ -10,7 +10,7 @@ import numpy as np
 from mpidp.arrays import Array, array_module
 from mpidp.nn.dropout import Dropout
 from mpidp.nn.kernels.products import Products
-from mpidp.nn.layer import Arena, Between, Layer, Parameter, Ruler, nothing
+from mpidp.nn.layer import Arena, Layer, Parameter, Ruler, nothing
 
 Ready = Callable[[int, int], None]
 PLANS_KEPT = 8  # views only, all cut from the same memory: some kB each
@@ -59,6 +59,9 @@ class Model:
         self.dtype = np.dtype(dtype)
         self.layers: list[Layer] = [inner for layer in self.stack for inner in layer.layers()]
         self.parameters: list[Parameter] = []
+        self._own: dict[
+            Layer, tuple[int, int]
+        ] = {}  # [lo, hi) of what a layer, or one inside it, lists first
         bounds = [0]
         for layer in self.stack:
             for parameter in layer.parameters():
@@ -66,6 +69,10 @@ class Model:
                     start = self.parameters[-1].hi if self.parameters else 0
                     parameter.lo, parameter.hi = start, start + parameter.size
                     self.parameters.append(parameter)
+            for inner in layer.layers():
+                own = [p for p in inner.parameters() if p.lo >= bounds[-1]]
+                if own:
+                    self._own[inner] = own[0].lo, own[-1].hi
             bounds.append(self.parameters[-1].hi if self.parameters else 0)
         self.size = bounds[-1]
         self.slices = list(pairwise(bounds))  # of each layer of the stack: its [lo, hi) of the flat vectors
@@ -125,7 +132,7 @@ class Model:
         scale: float,
         ready: Ready | None = None,
         *,
-        between: Between = nothing,
+        between: Callable[[], None] = nothing,
         key: tuple[int, int] = (0, 0),
         slots: Sequence[int] | np.ndarray | None = None,
         micro_batch: int | None = None,
@@ -134,8 +141,8 @@ class Model:
 
         Calls `ready(lo, hi)` as slices of `grads` become final, from the tail to the head, covering [0, size)
         exactly once. An empty batch gives zero gradients, loss 0, and one `ready(0, size)`.
-        Calls `between()` between the parts of backward, those of layers inside layers included: for whoever has
-        something to attend to every few milliseconds.
+        Calls `between()` between the parts of backward where there is no slice to announce, for whoever has something
+        to attend to every few milliseconds.
         key = (seed, step) and the samples' `slots` in the global batch (default: 0, 1, ...) seed the dropout masks, so
         that they do not depend on which rank works on a sample. `micro_batch`: work on so many samples at a time
         (gradient accumulation).
@@ -193,20 +200,28 @@ class Model:
             x = layer.forward(x)
         return x
 
-    def _forward_and_backward(self, x, y, scale, ready: Ready | None, between: Between, key, slots) -> float:
-        x = self._input(x, training=True)
+    def _forward_and_backward(self, x, y, scale, ready: Ready | None, between, key, slots) -> float:
+        x, final = self._input(x, training=True), self.size  # grads[final:] is announced
+
+        def tell(layer: Layer | None) -> None:
+            nonlocal final
+            lo, hi = self._own.get(layer, (0, 0))
+            if ready is not None and lo < final <= hi:
+                ready(lo, final)
+                final = lo
+            else:
+                between()
+
         for layer in self.layers:
-            layer.between = between
+            layer.tell = tell
         for dropout in self._dropouts:
             dropout.draw(key, slots)
         loss, dy = self.loss.value_and_gradient(self._forward(x), self.xp.asarray(y), scale)
-        for layer, (lo, hi) in zip(reversed(self.stack), reversed(self.slices), strict=True):
+        for layer in reversed(self.stack):
             if dy is None:
                 break
             dy = layer.backward(dy)
-            if ready is not None and lo < hi:
-                ready(lo, hi)
-            between()
+            tell(layer)
         return loss
 
     def _keep_total(self, first: bool) -> None:
