@@ -73,7 +73,7 @@ class Collective:
 
 
 AUTO = "auto"
-LANES = 8  # while one bucket waits for a rank that computes, others keep the link busy
+LANES = 16  # while one bucket waits for a rank that computes, others keep the link busy
 COLLECTIVES = {
     route.name: route
     for route in (

@@ -13,7 +13,7 @@ from mpidp.strategies.buckets import Buckets
 @dataclass
 class AllReduceOptions:
     bucket_mib: float = option(
-        2.0,
+        1.0,
         "MiB of the gradient that are summed at a time, while backward computes the rest, on routes that send "
         "messages (0: all at once, after it)",
         minimum=0,
