@@ -35,8 +35,8 @@ from mpidp.collectives import ring, shared
 from mpidp.comm import Algorithm, Communicator, Steps
 from mpidp.comm.communicator import Pending
 
-PIECE = 1 << 16
-"""Elements: chunks are cut into pieces of about so many, where that makes at least three."""
+PIECE, MOST = 1 << 14, 16
+"""Chunks are cut into pieces of about so many elements, where that makes at least three, and into so many at most."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,7 @@ class Work:
     columns: int
     right: int  # its column's ranks on the next host and on the one before
     left: int
-    pieces: tuple[
-        tuple[slice, ...], ...
-    ]  # for each host: of the chunks for which the column works there, or none
+    pieces: tuple[tuple[slice, ...], ...]  # by host: of the chunks for which its column works there
     under_way: int  # how many pieces travel at a time
     longest: int  # piece
 
@@ -63,7 +61,7 @@ def work(n: int, hosts: tuple[int, ...], rank: int) -> Work:
     columns = min(len(ranks) for ranks in members)
     host, chunk = hosts[rank], -(-n // len(hosts))
     place = members[host].index(rank)
-    count = chunk // PIECE if chunk >= 3 * PIECE else 1  # two of three or more have room in `scratch`
+    count = min(chunk // PIECE, MOST) if chunk >= 3 * PIECE else 1  # two of three or more fit into `scratch`
     if place < columns:
         right, left = (members[(host + way) % len(members)][place] for way in (1, -1))
         workers = [ranks[place::columns] for ranks in members]

@@ -56,6 +56,7 @@ def test_pieces_are_counted(short_pieces):
     """A chunk of 10 in 3 pieces: 2 (H - 1) m messages, and the bytes as before."""
     assert hierarchical.cost(40, [0, 0, 1, 1], 0, 4) == (2 * 3, 2 * 10 * 4)
     assert hierarchical.cost(32, [0, 0, 1, 1], 0, 4) == (2, 2 * 8 * 4)
+    assert hierarchical.cost(4000, [0, 0, 1, 1], 0, 4) == (2 * 16, 2 * 1000 * 4)
 
 
 @settings(max_examples=60, deadline=None)
