@@ -69,8 +69,8 @@ class MklProducts(Products):
             (PACKED, "gemm_bf16bf16f32", ctypes.c_float),
         ):
             gemm = self.gemm[np.dtype(dtype)] = library["cblas_" + name]
-            factor, matrix = [scalar], [pointer, integer]
-            gemm.argtypes = [integer] * 6 + factor + matrix + matrix + factor + matrix
+            matrix = (pointer, integer)
+            gemm.argtypes = (*[integer] * 6, scalar, *matrix, *matrix, scalar, *matrix)
             gemm.restype = None
 
     def matmul(self, a, b, out):
