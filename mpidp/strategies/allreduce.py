@@ -57,8 +57,8 @@ class AllReduce(Strategy):
 
     def cost(self, t: int) -> tuple[int, int]:
         lengths = [part.stop - part.start for part in self.sum.slices]
-        messages, sent = zip(*[self.route_cost(self.setup.collective.cost, n) for n in lengths], strict=True)
-        return sum(messages), sum(sent)
+        costs = [self.route_cost(self.setup.collective.cost, n) for n in lengths]
+        return sum(messages for messages, _ in costs), sum(sent for _, sent in costs)
 
     def state(self):
         return self.optimizer.state()

@@ -40,9 +40,10 @@ class Buckets:
         self.complete = n  # elements from here on are final
 
     def ready(self, vector: Array, lo: int) -> None:
-        """vector[lo:] is final: start what can be started."""
-        self.complete = lo
-        self.advance(vector)
+        """vector[lo:] is final: start what can be started, but for a single bucket."""
+        if self.early:
+            self.complete = lo
+            self.advance(vector)
 
     def advance(self, vector: Array) -> None:
         """Go as far as possible without waiting."""
@@ -63,6 +64,8 @@ class Buckets:
 
     def finish(self, vector: Array) -> None:
         """Return when all of the vector is summed."""
+        if not self.early:
+            return self.route.allreduce(self.comm, vector, self.scratch[0])
         self.ready(vector, 0)
         while self.under_way:
             self.under_way[0].wait()
