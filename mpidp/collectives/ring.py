@@ -35,7 +35,8 @@ def reduce_scatter(comm: Communicator, buffer: Array, scratch: Array, tag: int =
         ours, theirs = chunk(n, size, rank - step), chunk(n, size, rank - step - 1)
         incoming = scratch[: theirs.stop - theirs.start]
         yield comm.Irecv(incoming, left, tag), comm.Isend(buffer[ours], right, tag)
-        buffer[theirs] += incoming
+        total = buffer[theirs]
+        np.add(total, incoming, total)
 
 
 @Algorithm

@@ -10,6 +10,8 @@ The sum of a chunk is made in one place, so all ranks hold the same bits. A vect
 is summed once, at a merge) takes the ring.
 """
 
+from functools import lru_cache
+
 import numpy as np
 
 from mpidp.arrays import Array
@@ -30,7 +32,7 @@ def allreduce(comm: Communicator, buffer: Array, scratch: Array, tag: int = 0) -
         yield from ring.allreduce.steps(comm, buffer, scratch, tag)
         return
     yield (comm.Ifence(),)
-    add_own_chunk(comm, parts, [part for rank, part in enumerate(parts) if rank != comm.rank])
+    add_own_chunk(comm, parts, [*parts[: comm.rank], *parts[comm.rank + 1 :]])
     yield (comm.Ifence(),)
 
 
@@ -68,15 +70,19 @@ def add(
 ) -> None:
     """parts[ours][chunk] ← its sum over `parts` in the order ours, ours + 1, ..., ours - 1, copied to `receivers`."""
     peers = [*parts[ours + 1 :], *parts[:ours]]
-    for start in range(chunk.start, chunk.stop, BLOCK):
-        block = slice(start, min(start + BLOCK, chunk.stop))
-        total = parts[ours][block]
+    vector = parts[ours]
+    for block in blocks(chunk.start, chunk.stop):
+        total = vector[block]
         for peer in peers:
             np.add(total, peer[block], total)
         for receiver in receivers:
             receiver[block] = total
-    itemsize = parts[0].itemsize
-    comm.traffic.shared_bytes += (chunk.stop - chunk.start) * itemsize * (len(peers) + len(receivers))
+    comm.traffic.shared_bytes += (chunk.stop - chunk.start) * vector.itemsize * (len(peers) + len(receivers))
+
+
+@lru_cache(256)
+def blocks(start: int, stop: int) -> tuple[slice, ...]:
+    return tuple(slice(lo, min(lo + BLOCK, stop)) for lo in range(start, stop, BLOCK))
 
 
 def allocate(comm: Communicator, n: int, dtype: np.dtype) -> Array:

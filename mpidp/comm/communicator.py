@@ -52,8 +52,9 @@ class Pending:
     """Operations under way that complete together: `tests` each answer whether one of them is done."""
 
     tests: list[Callable[[], bool]]
-    what: str
-    peers: tuple[int, ...] = ()
+    what: str  # with {} for the peer and {} for the bytes, where there are
+    peer: int = 0
+    nbytes: int = 0
 
 
 class Communicator(Objects):
@@ -79,19 +80,16 @@ class Communicator(Objects):
 
     def Isend(self, buffer: Array, dest: int, tag: int = 0) -> Pending:
         """Start to send `buffer` to rank `dest`; it must stay as it is until `Wait`."""
-        raw = as_bytes(buffer)
-        parts = range(0, max(raw.size, 1), LONGEST_MESSAGE)
+        parts = pieces(buffer)
         self.traffic.messages += len(parts)
-        self.traffic.bytes += raw.size
-        tests = [self._isend(raw[i : i + LONGEST_MESSAGE], dest, tag) for i in parts]
-        return Pending(tests, f"rank {dest} to take a message of {raw.size} bytes", (dest,))
+        self.traffic.bytes += buffer.nbytes
+        tests = [self._isend(part, dest, tag) for part in parts]
+        return Pending(tests, "rank {} to take a message of {} bytes", dest, buffer.nbytes)
 
     def Irecv(self, buffer: Array, source: int, tag: int = 0) -> Pending:
         """Start to receive exactly `buffer.nbytes` bytes from rank `source` into `buffer`."""
-        raw = as_bytes(buffer)
-        parts = range(0, max(raw.size, 1), LONGEST_MESSAGE)
-        tests = [self._irecv(raw[i : i + LONGEST_MESSAGE], source, tag) for i in parts]
-        return Pending(tests, f"a message of {raw.size} bytes from rank {source}", (source,))
+        tests = [self._irecv(part, source, tag) for part in pieces(buffer)]
+        return Pending(tests, "a message from rank {} of {} bytes", source, buffer.nbytes)
 
     def Send(self, buffer: Array, dest: int, tag: int = 0) -> None:
         self.Wait(self.Isend(buffer, dest, tag))
@@ -236,7 +234,7 @@ class Communicator(Objects):
             if now - began > self.timeout:
                 late = next(one for one in pending if one.tests)
                 raise RunError(
-                    f"rank {self.rank} waited {self.timeout:g} s for {late.what}; "
+                    f"rank {self.rank} waited {self.timeout:g} s for {late.what.format(late.peer, late.nbytes)}; "
                     "that rank is lost, stopped or far behind (--timeout sets this limit)"
                 )
             time.sleep(min(max(SHORTEST_NAP, (now - began) / 8), LONGEST_NAP))
@@ -275,8 +273,14 @@ class Communicator(Objects):
     def _hosts(self) -> Sequence[int]: ...
 
 
-def as_bytes(buffer: np.ndarray) -> np.ndarray:
-    """The memory of a contiguous array as a flat array of bytes, whatever its type (bfloat16 included)."""
+def pieces(buffer: np.ndarray) -> list[np.ndarray]:
+    """The memory of a contiguous array as flat arrays of bytes, whatever its type (bfloat16 included): a message each.
+
+    One even of no bytes.
+    """
     if not buffer.flags.c_contiguous:
         raise ValueError("a message buffer must be contiguous")
-    return buffer.reshape(-1).view(np.uint8)
+    raw = buffer.reshape(-1).view(np.uint8)
+    if raw.size <= LONGEST_MESSAGE:
+        return [raw]
+    return [raw[i : i + LONGEST_MESSAGE] for i in range(0, raw.size, LONGEST_MESSAGE)]

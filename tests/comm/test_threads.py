@@ -49,7 +49,7 @@ def test_a_wait_gives_up_and_names_the_peer():
         if comm.rank == 0:
             comm.Recv(np.empty(4, np.float32), 1)
 
-    with pytest.raises(RunError, match=r"rank 0 waited 0\.2 s for a message of 16 bytes from rank 1"):
+    with pytest.raises(RunError, match=r"rank 0 waited 0\.2 s for a message from rank 1 of 16 bytes"):
         run_ranks(2, body)
 
 
