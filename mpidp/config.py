@@ -202,6 +202,12 @@ def resolve(given: dict[str, Any], defaults: dict[str, Any]) -> Config:
         raise UserError(f"--collective is used by --sync {users}; --sync {run.sync} has messages of its own")
     if strategy.uses_collective and run.collective is None:
         run.collective = AUTO
+    route = COLLECTIVES.get(run.collective)
+    if "bucket-mib" in given and route is not None and not route.lanes:
+        raise UserError(
+            f"--bucket-mib: --collective {run.collective} sends no messages that could travel while backward computes: "
+            "leave it out, or choose a route that does"
+        )
     parts = {}
     for kind, options in tree.items():
         own = {dashed(f.name) for f in fields(options)}

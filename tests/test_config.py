@@ -96,6 +96,7 @@ def test_options_are_refused_where_nothing_uses_them():
     assert "--model gpt; this run has --model linear" in refused("--model", "linear", "--layers", 3)
     assert "--split dirichlet; this run has --split contiguous" in refused("--alpha", 3)
     assert "needs --checkpoint-every" in refused("--keep-checkpoints", 3)
+    assert "--collective shared sends no messages" in refused("--collective", "shared", "--bucket-mib", 2)
 
 
 def test_a_default_of_one_choice_does_not_stand_in_the_way_of_another():

@@ -9,13 +9,15 @@ from mpidp.options import option
 from mpidp.strategies.base import Setup, Step, Strategy
 from mpidp.strategies.buckets import Buckets
 
+BUCKET_MIB = 1.0
+
 
 @dataclass
 class AllReduceOptions:
-    bucket_mib: float = option(
-        1.0,
+    bucket_mib: float | None = option(
+        None,
         "MiB of the gradient that are summed at a time, while backward computes the rest, on routes that send "
-        "messages (0: all at once, after it)",
+        f"messages (default: {BUCKET_MIB:g}; 0: all at once, after it)",
         minimum=0,
     )
 
@@ -35,7 +37,8 @@ class AllReduce(Strategy):
 
     def __init__(self, setup: Setup, options: AllReduceOptions):
         super().__init__(setup, options)
-        length = math.ceil(options.bucket_mib * 2**20 / np.dtype(setup.dtype).itemsize)
+        bucket = BUCKET_MIB if options.bucket_mib is None else options.bucket_mib
+        length = math.ceil(bucket * 2**20 / np.dtype(setup.dtype).itemsize)
         self.sum = Buckets(self.comm, setup.collective, setup.size, length, setup.xp, setup.dtype)
         self.optimizer = setup.optimizer(0, setup.size, self.sum.scratch[0])
 
