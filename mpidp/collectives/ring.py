@@ -35,8 +35,7 @@ def reduce_scatter(comm: Communicator, buffer: Array, scratch: Array, tag: int =
         ours, theirs = chunk(n, size, rank - step), chunk(n, size, rank - step - 1)
         incoming = scratch[: theirs.stop - theirs.start]
         yield comm.Irecv(incoming, left, tag), comm.Isend(buffer[ours], right, tag)
-        total = buffer[theirs]
-        np.add(total, incoming, total)
+        buffer[theirs] += incoming
 
 
 @Algorithm
