@@ -34,7 +34,7 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
 SHORT_BUFFERS = 1024
 """Elements: NumPy copies operands whose rows it cannot join through buffers of so many elements (8192 by default) to
 have long inner loops; shorter ones stay in the first-level cache, and rows longer than them are worked on where they
-are. A training step of the tiny and the small GPT takes 1 to 2 % less."""
+are (`benchmarks/elementwise.py`)."""
 
 
 @dataclass
