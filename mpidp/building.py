@@ -125,6 +125,8 @@ def build(config: Config, comm: Communicator, resumed: Resumed | None = None) ->
         optimizer=lambda lo, hi, like: optimizer(config.optimizer, model.parameters, lo, hi, like),
         collective=COLLECTIVES[collective] if collective else None,
         clip=run.clip,
+        parameters=model.parameters,
+        seed=run.seed,
     )
     strategy = together(comm, lambda: strategy_type(setup, config.sync))
     model.bind(*strategy.allocate(), products)

@@ -109,6 +109,7 @@ class Progress:
         }
         if self.tokens:
             self.last["tokens_per_second"] = round(rate * self.tokens, 3)
+        self.last |= self.job.strategy.report()
         self.report.metrics(self.last)
         self.loss, self.count, self.logged_at = 0.0, 0, (self.seconds, self.samples)
 
@@ -218,6 +219,7 @@ class Progress:
             "params_sha256": hashes[0],
             "resumed_from": self.done or None,
             "run_dir": str(self.folder),
+            **strategy.summary(),
         }
         return {
             name: value

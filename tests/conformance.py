@@ -51,6 +51,7 @@ class Run:
             optimizer=lambda lo, hi, like: kind(kind.Options(**options), self.model.parameters, lo, hi, like),
             collective=COLLECTIVES[collective],
             clip=clip,
+            parameters=self.model.parameters,
         )
         self.strategy: Strategy = strategy(setup, strategy.Options(**strategy.cases[case]))
         self.model.bind(*self.strategy.allocate())

@@ -16,6 +16,7 @@ import numpy as np
 from mpidp.arrays import Array, zeros
 from mpidp.collectives import Collective, Cost, broadcast
 from mpidp.comm import Communicator
+from mpidp.nn.layer import Parameter
 from mpidp.optim import clip_scale, squared_norm
 from mpidp.options import NoOptions
 
@@ -33,6 +34,8 @@ class Setup:
     optimizer: Callable[[int, int, Array], Any]  # (lo, hi, like) -> optimizer of that slice
     collective: Collective | None
     clip: float | None  # limit on the gradient's norm
+    parameters: Sequence[Parameter] = ()  # the model's tensors: names, shapes, places in the flat vector
+    seed: int = 0  # of whatever a strategy draws
 
 
 @dataclass(frozen=True)
@@ -170,6 +173,17 @@ class Strategy:
 
     def load_state(self, state: dict[str, Array]) -> None:
         """Take up what `state()` returned (after `start`)."""
+
+    def report(self) -> dict[str, float]:
+        """What this rank has to tell at a logged step, beside the loss: rank 0's figures go into metrics.jsonl.
+
+        No rank waits for another here: what needs a sum over ranks is made in `step`.
+        """
+        return {}
+
+    def summary(self) -> dict[str, Any]:
+        """What the run's summary says of this strategy beyond what it says of all: called on every rank together."""
+        return {}
 
     def clip_factor(self, squared: float) -> float:
         """min(1, clip / ‖g‖) for a gradient of this squared norm."""
