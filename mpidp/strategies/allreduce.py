@@ -53,10 +53,22 @@ class AllReduce(Strategy):
                 self.sum.advance(self.grads)
 
     def step(self, step: Step) -> None:
+        if self.setup.clip is None:
+            return self.step_by_buckets(step)
         with self.communicating():
             self.sum.finish(self.grads)
         scale = self.clip_factor(self.squared_norm(self.grads))
         self.optimizer.step(self.params, self.grads, 0, step.lr, step.t, scale)
+
+    def step_by_buckets(self, step: Step) -> None:
+        """Step what is summed while the rest is under way: the last sums have no backward left to hide behind."""
+        summed = self.sum.summed(self.grads)
+        while True:
+            with self.communicating():
+                part = next(summed, None)
+            if part is None:
+                return
+            self.optimizer.step(self.params[part], self.grads[part], part.start, step.lr, step.t)
 
     def cost(self, t: int) -> tuple[int, int]:
         lengths = [part.stop - part.start for part in self.sum.slices]

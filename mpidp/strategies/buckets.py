@@ -1,6 +1,7 @@
 """A sum over ranks that goes on while backward computes: the flat gradient in buckets."""
 
 from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
 from mpidp.arrays import Array
@@ -19,7 +20,7 @@ class Buckets:
     """All-reduce of a vector of n elements in buckets of `length`, in the order in which backward completes them.
 
     A bucket starts when it is `ready` and a lane is free: bucket k takes lane k mod L, which has a tag and scratch of
-    its own, so L of them can be under way, and all ranks start them in one order. `finish` alone waits.
+    its own, so L of them can be under way, and all ranks start them in one order. `finish` and `summed` alone wait.
     Where `length` is 0, or overlap gains nothing on this route (`lanes` is 0), there is one bucket, which `finish`
     starts. Source: Li et al. 2020, "PyTorch Distributed", arXiv 2006.15704 (for the practice).
     """
@@ -64,10 +65,20 @@ class Buckets:
 
     def finish(self, vector: Array) -> None:
         """Return when all of the vector is summed."""
+        for _ in self.summed(vector):
+            pass
+
+    def summed(self, vector: Array) -> Iterator[slice]:
+        """Wait for all of the vector: each bucket as soon as it is summed, the others being under way meanwhile."""
         if not self.early:
-            return self.route.allreduce(self.comm, vector, self.scratch[0])
+            self.route.allreduce(self.comm, vector, self.scratch[0])
+            yield slice(0, vector.size)
+            return
         self.ready(vector, 0)
-        while self.under_way:
-            self.under_way[0].wait()
+        for done, part in enumerate(self.slices, start=1):
+            while self.started - len(self.under_way) < done:
+                self.under_way[0].wait()
+                self.advance(vector)
+            yield part
             self.advance(vector)
         self.started, self.complete = 0, vector.size
