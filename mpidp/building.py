@@ -27,7 +27,7 @@ from mpidp.nn.kernels.products import Products
 from mpidp.optim import OPTIMIZERS, SCHEDULES
 from mpidp.strategies import STRATEGIES, Setup, Step, Strategy
 from mpidp.strategies.base import unprefixed
-from mpidp.workspace import Resumed
+from mpidp.workspace import Resumed, from_rank_0
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 
@@ -89,9 +89,11 @@ def build(config: Config, comm: Communicator, resumed: Resumed | None = None) ->
     np.setbufsize(SHORT_BUFFERS)
     spin_if_alone(comm, usable_cores())
     dtype = arithmetic.vectors_dtype(run.dtype)
+    if (
+        run.blas == arithmetic.AUTO
+    ):  # recorded, since a resumed run has the same bits with the same library alone
+        run.blas = from_rank_0(comm, lambda: arithmetic.faster(run.dtype))
     products = together(comm, lambda: arithmetic.products(run.blas, run.dtype))
-    require_same(comm, {"the choice of --blas auto": products.blas})
-    run.blas = products.blas  # recorded, since a resumed run has the same bits with the same library alone
     strategy_type = STRATEGIES[run.sync]
     workers = together(comm, lambda: strategy_type.count_workers(comm.size, config.sync))
     request = Request(

@@ -76,7 +76,7 @@ class RunOptions:
     )
     blas: str = option(
         arithmetic.AUTO,
-        "who computes dense products; mkl needs the extra of that name, and auto takes it where it is installed",
+        "who computes dense products; mkl needs the extra of that name, and auto takes it where it is the faster one",
         choices=(arithmetic.AUTO, arithmetic.NUMPY, arithmetic.MKL),
     )
     timeout: float = option(600.0, "seconds that a rank waits for another before it gives up", above=0)

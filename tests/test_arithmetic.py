@@ -1,5 +1,6 @@
 """`--dtype` and `--blas`: what is chosen and recorded, and that training with bfloat16 operands learns the same."""
 
+import time
 import tomllib
 
 import numpy as np
@@ -9,6 +10,7 @@ from safetensors.numpy import load_file
 from mpidp import arithmetic
 from mpidp.errors import UserError
 from mpidp.nn.kernels import mkl
+from mpidp.nn.kernels.products import Products
 from tests.launch import run_alone, run_ranks
 from tests.test_train import TINY_GPT, error_line, summary, train
 
@@ -55,16 +57,35 @@ def test_the_library_of_this_environment_is_found(monkeypatch, tmp_path):
     assert mkl.find() == path
 
 
-def test_with_mkl_auto_takes_it_and_packs_where_there_are_matrix_units(monkeypatch):
+class Slow(Products):
+    """Products that take 40 ms more: beyond what a busy machine adds."""
+
+    def matmul(self, a, b, out):
+        time.sleep(40e-3)
+        super().matmul(a, b, out)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_auto_takes_the_faster_one(monkeypatch, dtype):
+    monkeypatch.setattr(mkl, "find", lambda: "somewhere")
+    for numpy, other, expected in ((Products, Slow, "numpy"), (Slow, Products, "mkl")):
+        monkeypatch.setattr(arithmetic, "Products", numpy)
+        monkeypatch.setattr(arithmetic, "with_mkl", lambda threads, other=other: other())
+        assert arithmetic.faster(dtype) == expected
+
+
+def test_with_mkl_operands_are_packed_where_there_are_matrix_units(monkeypatch):
     if mkl.find() is None:
         pytest.skip("the extra mkl is not installed")
-    assert arithmetic.products("auto", "float64").blas == "mkl"
+    assert arithmetic.products("mkl", "float64").blas == "mkl"
     assert arithmetic.products("numpy", "float64").blas == "numpy"
     assert arithmetic.recorded({"dtype": "float32"}).blas == "numpy"
     for units in (True, False):
         monkeypatch.setattr(mkl, "matrix_units", lambda units=units: units)
-        products = arithmetic.products("auto", "bfloat16", 1)
+        products = arithmetic.products("mkl", "bfloat16", 1)
         assert products.packed == units and ("emulated" in products.about) != units
+    monkeypatch.setattr(mkl, "matrix_units", lambda: True)
+    assert arithmetic.faster("bfloat16") == "mkl"
 
 
 def test_mkl_that_is_not_installed_is_one_line(tmp_path):
@@ -83,7 +104,9 @@ def test_what_multiplied_is_recorded_and_told(tmp_path):
     assert (options["dtype"], options["blas"]) == ("bfloat16", "numpy")
     saved = load_file(tmp_path / "model.safetensors")
     assert {array.dtype for array in saved.values()} == {np.dtype(np.float32)}
-    scores = run_alone(["-m", "mpidp.evaluate", "--run", str(tmp_path), "--json"]).check().stdout
+    # Batches as in training: a BLAS may add up in another order where it multiplies other numbers of rows.
+    scoring = ["-m", "mpidp.evaluate", "--run", str(tmp_path), "--batch-size", "16", "--json"]
+    scores = run_alone(scoring).check().stdout
     assert tomllib.loads("x = " + scores.split('"loss": ')[1].split(",")[0])["x"] == facts["validation_loss"]
 
 

@@ -93,17 +93,16 @@ class MPICommunicator(Communicator):
         return arrived
 
     def _ifence(self) -> Callable[[], bool]:
-        self._fences += 1
-        fence, window = self._fences, self._held[0]
+        self._fences = fence = self._fences + 1
+        window = self._held[0]
         window.Sync()  # what we have written is there before our flag is
         self._flags[self.rank][0] = fence
-        awaited = [flag for rank, flag in enumerate(self._flags) if rank != self.rank]
+        flags = self._flags
 
         def arrived() -> bool:
-            while awaited and awaited[-1][0] >= fence:
-                awaited.pop()
-            if awaited:
-                return False
+            for flag in flags:
+                if flag[0] < fence:
+                    return False
             window.Sync()  # and their flags are read before what they have written
             return True
 

@@ -105,18 +105,18 @@ def blas() -> Finding:
     kernel = f"{library.name} {library.version} ({library.kernel})"
     found = f"{numpy} on {kernel}, {library.threads} thread{'s' * (library.threads != 1)} here"
     found += "; mpidp.train gives each rank 1 where there are several (--threads)"
+    if library.name == "openblas" and (chosen := os.environ.get("OPENBLAS_CORETYPE")):
+        found += f"; OPENBLAS_CORETYPE={chosen} has chosen its kernels, which may not be the fastest here"
     from mpidp.nn.kernels import mkl
 
     path = mkl.find()
     if path is None:
         return Finding(
-            "BLAS", OK, f"{found}; the extra mkl, which is faster on Intel processors, is not installed"
+            "BLAS", OK, f"{found}; the extra mkl, which can be faster on Intel processors, is not installed"
         )
     units = "has" if mkl.matrix_units() else "lacks"
     number = mkl.version() or "of another package"
-    found += (
-        f". MKL {number} at {path}: --blas auto takes it. For --dtype bfloat16 this processor {units} AMX"
-    )
+    found += f". MKL {number} at {path}: --blas auto takes the faster of both. This processor {units} AMX for bfloat16"
     return Finding("BLAS", OK, found)
 
 
