@@ -24,7 +24,7 @@ from mpidp.comm import Algorithm, Communicator, Steps
 BLOCK = 1 << 16
 """Elements that are added at a time: one block of every rank stays in a core's second-level cache."""
 
-SHORT = 1 << 14
+SHORT = 1 << 13
 """Elements of all ranks together up to which vectors are short."""
 
 
