@@ -33,7 +33,7 @@ class AllReduce(Strategy):
     """
 
     Options = AllReduceOptions
-    cases = ({}, {"bucket_mib": 0.1})
+    cases = ({}, {"bucket_mib": 0.01})
 
     def __init__(self, setup: Setup, options: AllReduceOptions):
         super().__init__(setup, options)

@@ -1,4 +1,11 @@
-"""The same bodies as in the tests with threads, on real ranks."""
+"""The same bodies as in the tests with threads, on real ranks: all sizes of communicators in one launch.
+
+The world of P ranks is cut in two in every way: of 7, into 7, 6 + 1, 5 + 2 and 4 + 3 ranks. Both parts work at the
+same time, and each runs what is for its size.
+"""
+
+import os
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -7,57 +14,98 @@ from mpidp.collectives import COLLECTIVES
 from mpidp.comm.world import start
 from mpidp.strategies import STRATEGIES
 from tests import conformance
-from tests.conformance import CASES, CONTRACTS, possible
+from tests.conformance import CASES, CONTRACTS, rank_counts
 from tests.routes import check_broadcast, check_hosts, check_route, check_shared_memory, check_verbs
 
 pytestmark = pytest.mark.mpi
 
 
 @pytest.fixture(scope="module")
-def comm():
-    return start()
+def made():
+    """What communicators a body makes: they are given back after it, since MPICH has room for 2046."""
+    from mpidp.comm.mpi import MPICommunicator
+
+    made, split = [], MPICommunicator._split
+
+    def noted(self, color, key):
+        made.append(split(self, color, key))
+        return made[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MPICommunicator, "_split", noted)
+        yield made
 
 
-def test_verbs(comm):
-    check_verbs(comm)
+@pytest.fixture(scope="module")
+def on_each(made):
+    """`on_each(body, *args)` runs `body(comm, *args)` on this rank's part of every cut, or of those of some sizes.
+
+    The lower ranks make up the larger part. A failure says on how many ranks it was.
+    """
+    world = start()
+    if world.size > len(os.sched_getaffinity(0)):
+        world.spin = 0.0  # a rank that tests without sleeping keeps another from its core
+    cuts = [world.size - smaller for smaller in range(world.size // 2 + 1)]
+    parts = [world.Split(int(world.rank >= larger), world.rank) for larger in cuts]
+    made.clear()
+
+    def run(body: Callable, *args, sizes=range(world.size + 1), **settings) -> None:
+        for comm in parts:
+            if comm.size in sizes:
+                try:
+                    body(comm.Dup(), *args, **settings)
+                except Exception as error:
+                    error.add_note(f"on rank {comm.rank} of {comm.size}")
+                    raise
+                give_back(made)
+
+    return run
 
 
-def test_shared_memory(comm):
-    check_shared_memory(comm.Dup())
+def give_back(made: list) -> None:
+    for comm in made:
+        comm._unshare()
+    while made:
+        made.pop().comm.Free()
 
 
-def test_hosts(comm):
+def test_verbs(on_each):
+    on_each(check_verbs)
+
+
+def test_shared_memory(on_each):
+    on_each(check_shared_memory)
+
+
+def test_hosts(on_each):
     """Here all are on one; tests/test_benchmark_link.py has real ranks on two."""
-    check_hosts(comm.Dup(), [0] * comm.size)
+    on_each(lambda comm: check_hosts(comm, [0] * comm.size))
 
 
 @pytest.mark.parametrize("route", COLLECTIVES)
-def test_routes(comm, route):
-    for length in (0, 1, 5, 64, 1001, 300_000):
-        for dtype in (np.float32, np.float64):
-            check_route(comm, route, length, dtype)
+def test_routes(on_each, route):
+    """With few lengths: tests/collectives has many, and threads do not mind how many windows are made."""
+    for length in (0, 5, 1001, 300_000):
+        on_each(check_route, route, length, np.float32)
+    on_each(check_route, route, 1001, np.float64)
 
 
-def test_broadcast(comm):
-    for root in range(comm.size):
-        check_broadcast(comm, root)
+def test_broadcast(on_each):
+    on_each(lambda comm: [check_broadcast(comm, root) for root in range(comm.size)])
 
 
 @pytest.mark.parametrize(("name", "case"), CASES)
 @pytest.mark.parametrize("contract", CONTRACTS, ids=lambda contract: contract.__name__)
-def test_contract(comm, contract, name, case):
-    if not possible(name, case, comm.size):
-        pytest.skip(f"{name} needs more than {comm.size} rank(s)")
-    contract(comm, name, case)
-
-
-@pytest.mark.parametrize("name", [name for name, strategy in STRATEGIES.items() if strategy.uses_collective])
-def test_through_shared_memory(comm, name):
-    conformance.equals_one_process(comm, name, 0, collective="shared")
-    conformance.resumes_with_the_same_bits(comm, name, 0, collective="shared")
+def test_contract(on_each, contract, name, case):
+    on_each(contract, name, case, sizes=rank_counts(name, case))
 
 
 @pytest.mark.parametrize(("name", "case"), CASES)
-def test_equals_one_process_in_float32(comm, name, case):
-    if possible(name, case, comm.size):
-        conformance.equals_one_process(comm, name, case, dtype=np.float32, limit=1e-5)
+def test_messages_that_mpi_does_not_buffer(on_each, name, case):
+    on_each(conformance.works_with_longer_messages, name, case, sizes=rank_counts(name, case))
+
+
+@pytest.mark.parametrize("name", [name for name, strategy in STRATEGIES.items() if strategy.uses_collective])
+def test_through_shared_memory(on_each, name):
+    for contract in (conformance.equals_one_process, conformance.resumes_with_the_same_bits):
+        on_each(contract, name, 0, sizes=rank_counts(name, 0), collective="shared")
