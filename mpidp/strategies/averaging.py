@@ -67,7 +67,6 @@ class Averaging(LocalSteps):
     Options = AveragingOptions
     cases = (
         {"period": 1},
-        {"period": 3},
         {"period": 4, "outer": "sgd"},
         {"period": 8, "node_period": 2, "outer": "bmuf"},
         {"period": 1, "sync_steps": 5},
