@@ -54,7 +54,7 @@ class Averaging(LocalSteps):
     `--outer average` makes x₀ the mean of the replicas (local SGD, Stich 2018, 1805.09767), `sgd` is DiLoCo, `bmuf` and
     `slowmo` are what they are called: see `outer.py`. `--sync-steps t₀` takes the first t₀ steps by all-reduce
     (post-local SGD, Lin et al. 2018, 1808.07217). `--node-period h` also has the ranks of one host average among
-    themselves, every h steps, without the outer optimizer (hierarchical local SGD, 1808.07217; Jiang & Agrawal 2020,
+    themselves, every h steps, without the outer optimizer (hierarchical local SGD, 1808.07217; Wang et al. 2020,
     2010.12998). It weights rank r by s_r / S, its share of the host's samples since the host's last average; in Δ
     its weight then is (M / m) (s_r / S), M being the host's samples since x₀.
     The inner optimizer's state stays local: it is neither averaged nor reset. A rank without samples in a step rests.
@@ -131,19 +131,19 @@ class Averaging(LocalSteps):
     def average(self, lr: float) -> None:
         """The outer step."""
         delta = self.grads  # its gradient is used up
-        self.change(delta)
+        self.change(delta, self.share())
+        self.sum(delta)
         self.outer.step(self.anchor, delta, lr)
         self.params[...] = self.anchor
         self.samples = self.host = self.total = 0
 
-    def change(self, out) -> None:
-        """out ← Σ_r (m_r / m) (x₀ - x_r)."""
+    def change(self, out, share: float) -> None:
+        """out ← share (x₀ - x_r), of which Δ is the sum."""
         self.setup.xp.subtract(self.anchor, self.params, out=out)
-        out *= self.share()
-        self.sum(out)
+        out *= share
 
     def share(self) -> float:
-        """This rank's weight in Δ."""
+        """This rank's weight in Δ: m_r / m."""
         if self.local is None:
             return self.samples / self.total
         share, samples = self.share_inside()
@@ -159,8 +159,7 @@ class Averaging(LocalSteps):
         """x_r ← Σ (s_r / S) x_r over the ranks of this host, all of which know x₀."""
         delta = self.grads
         share, samples = self.share_inside()
-        self.setup.xp.subtract(self.anchor, self.params, out=delta)
-        delta *= share
+        self.change(delta, share)
         self.sum(delta, self.local)
         self.setup.xp.subtract(self.anchor, delta, out=self.params)
         self.host += samples
@@ -186,7 +185,8 @@ class Averaging(LocalSteps):
         if self.total == 0:
             return super().merge(out)
         delta = self.setup.xp.empty_like(self.params)
-        self.change(delta)
+        self.change(delta, self.share())
+        self.sum(delta)
         self.setup.xp.subtract(self.anchor, delta, out=out)
 
     def exact(self) -> bool:

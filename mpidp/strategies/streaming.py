@@ -155,7 +155,7 @@ class Streaming(LocalSteps):
         self.setup.xp.subtract(self.anchor[part], self.params[part], out=delta)
         delta *= self.share(fragment)
         with self.communicating():
-            self.under_way = UnderWay(self.comm, self.summing(delta))
+            self.under_way = UnderWay(self.comm, self.sum_steps(delta))
 
     def delta(self, fragment: int) -> Array:
         """Where Δ_f is summed: in the gradient, which is used up, unless the next one comes meanwhile."""
@@ -167,7 +167,7 @@ class Streaming(LocalSteps):
         samples, total = self.samples.item(fragment), self.total.item(fragment)
         return samples / total if total else 1 / self.comm.size
 
-    def summing(self, delta: Array) -> Steps:
+    def sum_steps(self, delta: Array) -> Steps:
         return self.setup.collective.allreduce.steps(self.link, delta, self.scratch)
 
     def finish(self) -> None:
