@@ -91,7 +91,7 @@ def test_a_length_in_steps_replaces_one_in_epochs_and_the_other_way_round():
 
 
 def test_options_are_refused_where_nothing_uses_them():
-    assert "--sync averaging; this run has --sync allreduce" in refused("--period", 3)
+    assert "--sync averaging|streaming|elastic; this run has --sync allreduce" in refused("--period", 3)
     assert "--optimizer sgd; this run has --optimizer adamw" in refused("--momentum", 0.9)
     assert "--model gpt; this run has --model linear" in refused("--model", "linear", "--layers", 3)
     assert "--split dirichlet; this run has --split contiguous" in refused("--alpha", 3)

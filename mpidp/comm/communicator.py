@@ -43,6 +43,12 @@ class Traffic:
     def copy(self) -> "Traffic":
         return replace(self)
 
+    def take(self, other: "Traffic") -> None:
+        """Count here what `other` has counted, which begins anew."""
+        for f in fields(self):
+            setattr(self, f.name, getattr(self, f.name) + getattr(other, f.name))
+            setattr(other, f.name, f.default)
+
     def __sub__(self, before: "Traffic") -> "Traffic":
         return Traffic(*(getattr(self, f.name) - getattr(before, f.name) for f in fields(self)))
 

@@ -3,9 +3,11 @@
 from mpidp.strategies.allreduce import AllReduce
 from mpidp.strategies.averaging import Averaging
 from mpidp.strategies.base import Setup, Step, Strategy
+from mpidp.strategies.elastic import ElasticAveraging
 from mpidp.strategies.independent import Independent
 from mpidp.strategies.server import Server
 from mpidp.strategies.sharded import Sharded
+from mpidp.strategies.streaming import Streaming
 
 __all__ = ["STRATEGIES", "Setup", "Step", "Strategy"]
 
@@ -14,5 +16,7 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "sharded": Sharded,
     "server": Server,
     "averaging": Averaging,
+    "streaming": Streaming,
+    "elastic": ElasticAveraging,
     "none": Independent,
 }

@@ -1,78 +1,97 @@
-"""Periodic model averaging: local SGD, post-local SGD and DiLoCo."""
+"""Periodic model averaging: local SGD, post-local SGD, hierarchical periods, BMUF, SlowMo and DiLoCo."""
 
 from dataclasses import dataclass
 
+import numpy as np
+
+from mpidp.comm import Communicator
 from mpidp.errors import UserError
 from mpidp.options import option
-from mpidp.strategies.base import Setup, Step, Strategy, counter, prefixed, unprefixed
+from mpidp.strategies.base import Setup, Step, counter, prefixed, unprefixed
+from mpidp.strategies.local import LocalSteps
+from mpidp.strategies.outer import OUTER, fill_in
+
+SAMPLES = 4  # message tag
 
 
 @dataclass
 class AveragingOptions:
     period: int = option(8, "steps that a rank takes alone between two averagings", minimum=1)
-    outer: str = option(
-        "average",
-        "what is done with the averaged change: taken as it is, or by SGD",
-        choices=("average", "sgd"),
+    node_period: int | None = option(
+        None, "steps between two averagings among the ranks of one host; divides --period", minimum=1
     )
-    outer_lr: float | None = option(None, "learning rate of --outer sgd (0.7, as in DiLoCo)", above=0)
+    outer: str = option(
+        "average", "what is done with the averaged change: taken as it is, or by momentum", choices=OUTER
+    )
+    outer_lr: float | None = option(
+        None, "outer learning rate (DiLoCo: 0.7), ζ of bmuf (1), α of slowmo (1)", above=0
+    )
     outer_momentum: float | None = option(
-        None, "Nesterov momentum of --outer sgd (0.9, as in DiLoCo)", minimum=0, below=1
+        None, "outer momentum (DiLoCo: 0.9), of bmuf (1 - 1/ranks), β of slowmo (0.5)", minimum=0, below=1
+    )
+    outer_nesterov: bool | None = option(
+        None, "look ahead along the outer momentum (--outer sgd: yes, bmuf: no)"
     )
     sync_steps: int = option(0, "first take so many steps by all-reduce (post-local SGD)", minimum=0)
 
     def __post_init__(self):
-        if self.outer == "average":
-            for name in ("outer_lr", "outer_momentum"):
-                if getattr(self, name) is not None:
-                    raise UserError(
-                        f"--{name.replace('_', '-')} is used by --outer sgd alone: add --outer sgd, or leave it out"
-                    )
-        else:
-            self.outer_lr = 0.7 if self.outer_lr is None else self.outer_lr
-            self.outer_momentum = 0.9 if self.outer_momentum is None else self.outer_momentum
+        fill_in(self)
+        if self.node_period is not None and self.period % self.node_period:
+            raise UserError(
+                f"--node-period {self.node_period} does not divide --period {self.period}: the averaging over all "
+                "ranks would come between two of a host's own; choose a divisor"
+            )
 
 
-class Averaging(Strategy):
+class Averaging(LocalSteps):
     """Each rank steps alone; every H = `period` steps the replicas become one.
 
         every step:      x_r ← optimizer(x_r, g_r)              g_r: mean over the rank's own samples
         every H steps:   Δ ← Σ_r (m_r / m) (x₀ - x_r)           m_r: samples of rank r since x₀, m = Σ m_r
-                         u ← μ u + Δ;  x₀ ← x₀ - η_o (Δ + μ u)  on every rank, the same bits
+                         x₀ ← outer(x₀, Δ)                      on every rank, the same bits
                          x_r ← x₀
 
-    `--outer average` is η_o = 1, μ = 0: x₀ becomes the mean of the replicas (local SGD, Stich 2018, 1805.09767).
-    `--outer sgd` is DiLoCo (Douillard et al. 2023, 2311.08105: η_o = 0.7, μ = 0.9, H = 500, inner AdamW); note
-    the sign of Δ, which is a gradient. `--sync-steps t₀` takes the first t₀ steps by all-reduce (post-local SGD,
-    Lin et al. 2018, 1808.07217). The inner optimizer's state stays local. A rank without samples in a step rests.
+    `--outer average` makes x₀ the mean of the replicas (local SGD, Stich 2018, 1805.09767), `sgd` is DiLoCo, `bmuf` and
+    `slowmo` are what they are called: see `outer.py`. `--sync-steps t₀` takes the first t₀ steps by all-reduce
+    (post-local SGD, Lin et al. 2018, 1808.07217). `--node-period h` also has the ranks of one host average among
+    themselves, every h steps, without the outer optimizer (hierarchical local SGD, 1808.07217; Wang et al. 2020,
+    2010.12998). It weights rank r by s_r / S, its share of the host's samples since the host's last average; in Δ
+    its weight then is (M / m) (s_r / S), M being the host's samples since x₀.
+    The inner optimizer's state stays local: it is neither averaged nor reset. A rank without samples in a step rests.
     Clipping looks at the norm of the gradient that is applied: the rank's own, in the first t₀ steps the mean.
-    Cost: one all-reduce of n elements every H steps, so 2 (P - 1) / H messages a step by ring.
+    Consistency: replicas drift for H steps, then are equal.
+    Cost: one all-reduce of n elements every H steps, so 2 (P - 1) / H messages a step by ring. With h also one among
+    the L ranks of a host every h steps, and at every average, of the host or of all, L - 1 messages of 8 bytes.
     """
 
     Options = AveragingOptions
-    replicated = False
     cases = (
         {"period": 1},
-        {"period": 3},
         {"period": 4, "outer": "sgd"},
-        {"period": 3, "outer": "sgd", "outer_momentum": 0.0, "outer_lr": 0.5},
+        {"period": 8, "node_period": 2, "outer": "bmuf"},
         {"period": 1, "sync_steps": 5},
-        {"period": 3, "sync_steps": 4, "outer": "sgd"},
+        {"period": 3, "sync_steps": 4, "outer": "slowmo"},
     )
 
     def __init__(self, setup: Setup, options: AveragingOptions):
         super().__init__(setup, options)
         xp, n = setup.xp, setup.size
-        self.scratch = xp.empty(-(-n // self.comm.size), setup.dtype)
+        node_period = options.node_period or options.period
+        self.local: Communicator | None = self.comm.local() if node_period < options.period else None
+        fewest = self.local.size if self.local else self.comm.size
+        self.scratch = xp.empty(-(-n // fewest), setup.dtype)
         self.anchor = xp.empty(n, setup.dtype)  # x₀
-        self.momentum = xp.zeros(n, setup.dtype) if options.outer_momentum else None  # u
+        outer = OUTER[options.outer]
+        self.outer = outer(setup, n, options.outer_lr, options.outer_momentum, options.outer_nesterov)
         self.optimizer = setup.optimizer(0, n, self.anchor)
-        self.samples = 0  # m_r
+        self.samples = 0  # m_r; with averages inside the host s_r
+        self.host = 0  # M, without what its ranks have worked on since its last average
         self.total = 0  # m
 
     @classmethod
     def extra_vectors(cls, options: AveragingOptions) -> int:
-        return 2 if options.outer_momentum else 1
+        accelerated = "outer_momentum" in OUTER[options.outer].defaults and options.outer_momentum != 0
+        return 2 if accelerated else 1
 
     def start(self) -> None:
         super().start()
@@ -82,77 +101,120 @@ class Averaging(Strategy):
         """Whether step t is one of the first, which all ranks take together."""
         return t <= self.options.sync_steps
 
-    def sums(self, t: int) -> bool:
-        """Whether step t sums a vector over ranks."""
-        return self.together(t) or (t - self.options.sync_steps) % self.options.period == 0
+    def averages(self, t: int) -> bool:
+        """Whether all ranks average after step t."""
+        return not self.together(t) and (t - self.options.sync_steps) % self.options.period == 0
+
+    def averages_inside(self, t: int) -> bool:
+        """Whether the ranks of each host average after step t, and not all."""
+        if self.local is None or self.together(t) or self.averages(t):
+            return False
+        return (t - self.options.sync_steps) % self.options.node_period == 0
 
     def scale(self, step: Step) -> float:
-        return 1.0 / (step.total if self.together(step.t) else max(step.samples, 1))
+        return 1.0 / step.total if self.together(step.t) else super().scale(step)
 
     def step(self, step: Step) -> None:
         if self.together(step.t):
-            self.allreduce(self.grads)
-            self.step_inner(step)
+            self.sum(self.grads)
+            self.step_by(self.grads, step)
             self.anchor[...] = self.params
             return
         self.samples += step.samples
         self.total += step.total
-        if step.samples:
-            self.step_inner(step)
-        if self.sums(step.t):
-            self.average()
+        self.step_alone(step)
+        if self.averages(step.t):
+            self.average(step.lr)
+        elif self.averages_inside(step.t):
+            self.average_inside()
 
-    def step_inner(self, step: Step) -> None:
-        scale = self.clip_factor(self.squared_norm(self.grads))
-        self.optimizer.step(self.params, self.grads, 0, step.lr, step.t, scale)
-
-    def average(self) -> None:
+    def average(self, lr: float) -> None:
         """The outer step."""
         delta = self.grads  # its gradient is used up
-        self.change(delta)
-        lr = self.options.outer_lr or 1.0
-        if self.momentum is not None:
-            mu = self.options.outer_momentum
-            self.momentum *= mu
-            self.momentum += delta
-            self.anchor -= (lr * mu) * self.momentum
-        self.anchor -= lr * delta
+        self.change(delta, self.share())
+        self.sum(delta)
+        self.outer.step(self.anchor, delta, lr)
         self.params[...] = self.anchor
-        self.samples = self.total = 0
+        self.samples = self.host = self.total = 0
 
-    def change(self, out) -> None:
-        """out ← Σ_r (m_r / m) (x₀ - x_r)."""
+    def change(self, out, share: float) -> None:
+        """out ← share (x₀ - x_r), of which Δ is the sum."""
         self.setup.xp.subtract(self.anchor, self.params, out=out)
-        out *= self.samples / self.total
-        self.allreduce(out)
+        out *= share
 
-    def allreduce(self, vector) -> None:
+    def share(self) -> float:
+        """This rank's weight in Δ: m_r / m."""
+        if self.local is None:
+            return self.samples / self.total
+        share, samples = self.share_inside()
+        return share * ((self.host + samples) / self.total)
+
+    def sum(self, vector, comm: Communicator | None = None) -> None:
         with self.communicating():
-            self.setup.collective.allreduce(self.comm, vector, self.scratch)
+            self.setup.collective.allreduce(comm or self.comm, vector, self.scratch)
+
+    # Inside a host
+
+    def average_inside(self) -> None:
+        """x_r ← Σ (s_r / S) x_r over the ranks of this host, all of which know x₀."""
+        delta = self.grads
+        share, samples = self.share_inside()
+        self.change(delta, share)
+        self.sum(delta, self.local)
+        self.setup.xp.subtract(self.anchor, delta, out=self.params)
+        self.host += samples
+        self.samples = 0
+
+    def share_inside(self) -> tuple[float, int]:
+        """(s_r / S, S): of the samples of this host since its last average."""
+        samples = self.samples_inside()
+        return (self.samples / samples if samples else 1 / self.local.size), samples
+
+    def samples_inside(self) -> int:
+        """S. Cost: a message of 8 bytes to every other rank of the host."""
+        comm = self.local
+        counts = [counter(self.samples) for _ in range(comm.size)]
+        others = [rank for rank in range(comm.size) if rank != comm.rank]
+        with self.communicating():
+            receives = [comm.Irecv(counts[rank], rank, SAMPLES) for rank in others]
+            comm.Wait(*receives, *[comm.Isend(counts[comm.rank], rank, SAMPLES) for rank in others])
+        return int(np.sum(counts))
 
     def merge(self, out) -> None:
         """out ← the weighted mean of the replicas (without the outer optimizer, whose step is not due)."""
         if self.total == 0:
             return super().merge(out)
         delta = self.setup.xp.empty_like(self.params)
-        self.change(delta)
+        self.change(delta, self.share())
+        self.sum(delta)
         self.setup.xp.subtract(self.anchor, delta, out=out)
 
     def exact(self) -> bool:
-        return self.options.outer == "average" and (self.options.period == 1 or self.comm.size == 1)
+        return self.outer.plain and (self.options.period == 1 or self.comm.size == 1)
 
     def cost(self, t: int) -> tuple[int, int]:
-        return self.allreduce_cost() if self.sums(t) else (0, 0)
+        if self.together(t) or (self.averages(t) and self.local is None):
+            return self.allreduce_cost()
+        if self.averages(t):
+            messages, sent = self.allreduce_cost()
+        elif self.averages_inside(t):
+            hosts, itemsize = [0] * self.local.size, np.dtype(self.setup.dtype).itemsize
+            messages, sent = self.setup.collective.cost(self.setup.size, hosts, self.local.rank, itemsize)
+        else:
+            return 0, 0
+        others = self.local.size - 1
+        return messages + others, sent + 8 * others
 
     def state(self):
         state = {"anchor": self.anchor, "samples": counter(self.samples), "total": counter(self.total)}
-        if self.momentum is not None:
-            state["momentum"] = self.momentum
-        return state | prefixed("optimizer", self.optimizer.state())
+        if self.local is not None:
+            state["host"] = counter(self.host)
+        return state | self.outer.state() | prefixed("optimizer", self.optimizer.state())
 
     def load_state(self, state):
         self.anchor[...] = state["anchor"]
         self.samples, self.total = int(state["samples"][0]), int(state["total"][0])
-        if self.momentum is not None:
-            self.momentum[...] = state["momentum"]
+        if self.local is not None:
+            self.host = int(state["host"][0])
+        self.outer.load_state(state)
         self.optimizer.load_state(unprefixed("optimizer", state))

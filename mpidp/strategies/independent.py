@@ -1,9 +1,10 @@
 """No synchronisation at all: one-shot averaging."""
 
-from mpidp.strategies.base import Setup, Step, Strategy, counter, prefixed, unprefixed
+from mpidp.strategies.base import Setup, Step, counter, prefixed, unprefixed
+from mpidp.strategies.local import LocalSteps
 
 
-class Independent(Strategy):
+class Independent(LocalSteps):
     """x_r ← optimizer(x_r, g_r) on every rank alone; at the end x ← Σ_r (m_r / m) x_r.
 
     m_r: samples that rank r has worked on, m = Σ m_r. Every replica starts from the same parameters.
@@ -12,8 +13,6 @@ class Independent(Strategy):
     Source: Zinkevich et al. 2010, "Parallelized Stochastic Gradient Descent", NIPS 23.
     """
 
-    replicated = False
-
     def __init__(self, setup: Setup, options):
         super().__init__(setup, options)
         self.scratch = setup.xp.empty(-(-setup.size // self.comm.size), setup.dtype)
@@ -21,18 +20,10 @@ class Independent(Strategy):
         self.samples = 0
         self.total = 0
 
-    def scale(self, step: Step) -> float:
-        return 1.0 / max(step.samples, 1)
-
     def step(self, step: Step) -> None:
         self.samples += step.samples
         self.total += step.total
-        if step.samples:
-            self.step_alone(step)
-
-    def step_alone(self, step: Step) -> None:
-        scale = self.clip_factor(self.squared_norm(self.grads))
-        self.optimizer.step(self.params, self.grads, 0, step.lr, step.t, scale)
+        self.step_alone(step)
 
     def merge(self, out) -> None:
         if self.total == 0:
