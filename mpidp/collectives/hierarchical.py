@@ -32,6 +32,7 @@ import numpy as np
 
 from mpidp.arrays import Array
 from mpidp.collectives import ring, shared
+from mpidp.collectives.wire import Bytes
 from mpidp.comm import Algorithm, Communicator, Steps
 from mpidp.comm.communicator import Pending
 
@@ -194,14 +195,14 @@ def allocate_common(comm: Communicator, n: int, dtype: np.dtype) -> Array:
     return shared.allocate_common(comm.local(), n, dtype)
 
 
-def cost(n: int, hosts: Sequence[int], rank: int, itemsize: int) -> tuple[int, int]:
+def cost(n: int, hosts: Sequence[int], rank: int, nbytes: Bytes) -> tuple[int, int]:
     """(messages, bytes) that `rank` sends in one all-reduce of n elements, or one reduce-scatter and one all-gather."""
     if n == 0:
         return 0, 0
     mine = work(n, tuple(hosts), rank)
     after = (mine.host + 1) % len(mine.pieces)
     sent = [p for skip in (mine.host, after) for i, ps in enumerate(mine.pieces) if i != skip for p in ps]
-    return len(sent), elements(sent) * itemsize
+    return len(sent), sum(nbytes(p.stop - p.start) for p in sent)
 
 
 def shared_bytes(n: int, hosts: Sequence[int], rank: int, itemsize: int) -> int:

@@ -63,7 +63,7 @@ class Averaging(Strategy):
     def __init__(self, setup: Setup, options: AveragingOptions):
         super().__init__(setup, options)
         xp, n = setup.xp, setup.size
-        self.scratch = xp.empty(-(-n // self.comm.size), setup.dtype)
+        self.scratch = setup.scratch(n)
         self.anchor = xp.empty(n, setup.dtype)  # x₀
         self.momentum = xp.zeros(n, setup.dtype) if options.outer_momentum else None  # u
         self.optimizer = setup.optimizer(0, n, self.anchor)

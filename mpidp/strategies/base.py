@@ -15,6 +15,7 @@ import numpy as np
 
 from mpidp.arrays import Array, zeros
 from mpidp.collectives import Collective, Cost, broadcast
+from mpidp.collectives.wire import plain_bytes
 from mpidp.comm import Communicator
 from mpidp.nn.layer import Parameter
 from mpidp.optim import clip_scale, squared_norm
@@ -36,6 +37,10 @@ class Setup:
     clip: float | None  # limit on the gradient's norm
     parameters: Sequence[Parameter] = ()  # the model's tensors: names, shapes, places in the flat vector
     seed: int = 0  # of whatever a strategy draws
+
+    def scratch(self, n: int) -> Array:
+        """Memory in which the route sums vectors of up to n elements."""
+        return self.xp.empty(self.collective.scratch(n, self.comm.size), self.dtype)
 
 
 @dataclass(frozen=True)
@@ -143,9 +148,8 @@ class Strategy:
 
     def route_cost(self, cost: Cost, n: int | None = None) -> tuple[int, int]:
         """One of the route's costs, for n elements (default: the flat vector)."""
-        itemsize = np.dtype(self.setup.dtype).itemsize
         n = self.setup.size if n is None else n
-        return cost(n, self.comm.hosts(), self.comm.rank, itemsize)
+        return cost(n, self.comm.hosts(), self.comm.rank, plain_bytes(self.setup.dtype))
 
     def add_over(self, ranks: Sequence[int], value: float) -> float:
         """Σ of one number over `ranks`, in their order: the same bits on each of them; 0 where clipping is off.

@@ -21,9 +21,8 @@ class Sharded(Strategy):
     def __init__(self, setup: Setup, options):
         super().__init__(setup, options)
         self.route = setup.collective
-        size = self.comm.size
-        self.part = slice(self.comm.rank * setup.size // size, (self.comm.rank + 1) * setup.size // size)
-        self.scratch = setup.xp.empty(-(-setup.size // size), setup.dtype)
+        self.part = self.route.part(setup.size, self.comm.size, self.comm.rank)
+        self.scratch = setup.scratch(setup.size)
         self.optimizer = setup.optimizer(self.part.start, self.part.stop, self.scratch)
 
     @classmethod
