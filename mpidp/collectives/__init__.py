@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mpidp.arrays import Array, zeros
-from mpidp.collectives import hierarchical, library, ring, shared
+from mpidp.collectives import halving_doubling, hierarchical, library, pairwise, ring, shared, tree
 from mpidp.collectives.broadcast import broadcast
 from mpidp.collectives.wire import Bytes, Landing, chunk, chunk_bounds, one_chunk
 from mpidp.comm import Algorithm, Communicator
@@ -97,6 +97,23 @@ COLLECTIVES = {
         Collective(
             "ring", ring.allreduce, ring.reduce_scatter, ring.all_gather, of_size(ring.cost), of_size(ring.cost),
             lanes=LANES, coded_reduce_scatter=ring.coded_reduce_scatter, coded_all_gather=ring.coded_all_gather,
+        ),
+        Collective(
+            "halving-doubling", halving_doubling.allreduce, halving_doubling.reduce_scatter,
+            halving_doubling.all_gather, of_size(halving_doubling.cost), of_size(halving_doubling.cost),
+            lanes=LANES, part=halving_doubling.part, landing=halving_doubling.landing,
+            coded_reduce_scatter=halving_doubling.coded_reduce_scatter,
+            coded_all_gather=halving_doubling.coded_all_gather,
+        ),
+        Collective(
+            "tree", tree.allreduce, None, None, of_size(tree.cost), None,
+            lanes=LANES, bounds=tree.bounds, landing=tree.landing,
+            coded_reduce_scatter=tree.coded_reduce_scatter, coded_all_gather=tree.coded_all_gather,
+        ),
+        Collective(
+            "pairwise", pairwise.allreduce, pairwise.reduce_scatter, pairwise.all_gather, of_size(pairwise.cost),
+            of_size(pairwise.cost),
+            lanes=LANES, coded_reduce_scatter=pairwise.coded_reduce_scatter, coded_all_gather=pairwise.coded_all_gather,
         ),
         Collective(
             "shared", shared.allreduce, shared.reduce_scatter, shared.all_gather, of_size(shared.cost),

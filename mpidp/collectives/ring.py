@@ -40,11 +40,12 @@ def coded_all_gather(comm: Communicator, wire: Wire, tag: int = 0) -> Steps:
     """
     n, size, rank = wire.size, comm.size, comm.rank
     right, left = (rank + 1) % size, (rank - 1) % size
-    for step in range(size - 1):
-        ours, theirs = chunk(n, size, rank - step), chunk(n, size, rank - step - 1)
-        outgoing = wire.whole(ours) if step == 0 else wire.home(ours)
+    outgoing = wire.whole(chunk(n, size, rank))
+    for step in range(1, size):
+        theirs = chunk(n, size, rank - step)
         yield comm.Irecv(wire.home(theirs), left, tag), comm.Isend(outgoing, right, tag)
         wire.place(theirs)
+        outgoing = wire.home(theirs)
 
 
 allreduce, reduce_scatter, all_gather = plain(coded_reduce_scatter, coded_all_gather)

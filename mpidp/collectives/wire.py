@@ -33,7 +33,7 @@ class Wire(Protocol):
     size: int  # n, elements of the vector
 
     def own(self, part: slice) -> None:
-        """This rank's own contribution to `part` is about to be added to, and its partial is sent by nobody."""
+        """Raw contributions of the others are about to be added to this rank's own `part`, which nobody sends."""
 
     def partial(self, part: slice) -> Array:
         """What to send for vector[part], of which this rank has a partial sum."""
@@ -45,10 +45,13 @@ class Wire(Protocol):
         """vector[part] += what has landed."""
 
     def whole(self, part: slice) -> Array:
-        """What to send for vector[part], the complete sum; vector[part] becomes what receivers will make of it."""
+        """What to send for vector[part], the complete sum; vector[part] becomes what receivers will make of it.
+
+        Called by one rank alone too: what a sum is does not depend on how many ranks there are.
+        """
 
     def home(self, part: slice) -> Array:
-        """Memory in which the complete `part` is received, and where it lies to be passed on."""
+        """Memory in which the complete `part` is received, or lies where `whole` was asked for it, to be passed on."""
 
     def place(self, part: slice) -> None:
         """vector[part] ← what came home."""
