@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from mpidp.arrays import Array, zeros
-from mpidp.collectives import halving_doubling, hierarchical, library, pairwise, ring, shared, tree
+from mpidp.collectives import halving_doubling as halving
+from mpidp.collectives import hierarchical, library, pairwise, ring, shared, tree
 from mpidp.collectives.broadcast import broadcast
 from mpidp.collectives.wire import Bytes, Landing, chunk, chunk_bounds, one_chunk
 from mpidp.comm import Algorithm, Communicator
@@ -54,7 +55,7 @@ class Collective:
     reduce_scatter(comm, buffer, scratch, tag) leaves on each rank the sum of its `part(n, P, rank)`; all_gather(comm,
     buffer, tag) hands out what each rank has in its part; None where a route has no such halves.
     cost(n, hosts, rank, nbytes): (messages, bytes) that a rank sends in one all-reduce, `hosts` as
-    `Communicator.hosts` gives them; sharded_cost: in one reduce-scatter and one all-gather.
+    `Communicator.hosts` gives them; scatter_cost and gather_cost: in one reduce-scatter, and in one all-gather.
     allocate(comm, n, dtype): memory from which this route sums; allocate_common: memory for a vector that is equal on
     all ranks. unable(comm, dtype): why it cannot be taken, or None. lanes: how many all-reduces, of parts of one vector
     and with different tags, may be under way side by side; 0 where nothing is gained by computing meanwhile.
@@ -71,7 +72,8 @@ class Collective:
     reduce_scatter: Algorithm | None
     all_gather: Algorithm | None
     cost: Cost
-    sharded_cost: Cost | None
+    scatter_cost: Cost | None
+    gather_cost: Cost | None
     allocate: Allocate = private
     allocate_common: Allocate = private
     unable: Callable[[Communicator, np.dtype], str | None] = anywhere
@@ -95,38 +97,41 @@ COLLECTIVES = {
     route.name: route
     for route in (
         Collective(
-            "ring", ring.allreduce, ring.reduce_scatter, ring.all_gather, of_size(ring.cost), of_size(ring.cost),
+            "ring", ring.allreduce, ring.reduce_scatter, ring.all_gather,
+            of_size(ring.cost), of_size(ring.scatter_cost), of_size(ring.gather_cost),
             lanes=LANES, coded_reduce_scatter=ring.coded_reduce_scatter, coded_all_gather=ring.coded_all_gather,
         ),
         Collective(
-            "halving-doubling", halving_doubling.allreduce, halving_doubling.reduce_scatter,
-            halving_doubling.all_gather, of_size(halving_doubling.cost), of_size(halving_doubling.cost),
-            lanes=LANES, part=halving_doubling.part, landing=halving_doubling.landing,
-            coded_reduce_scatter=halving_doubling.coded_reduce_scatter,
-            coded_all_gather=halving_doubling.coded_all_gather,
+            "halving-doubling", halving.allreduce, halving.reduce_scatter, halving.all_gather,
+            of_size(halving.cost), of_size(halving.scatter_cost), of_size(halving.gather_cost),
+            lanes=LANES, part=halving.part, landing=halving.landing,
+            coded_reduce_scatter=halving.coded_reduce_scatter, coded_all_gather=halving.coded_all_gather,
         ),
         Collective(
-            "tree", tree.allreduce, None, None, of_size(tree.cost), None,
+            "tree", tree.allreduce, None, None, of_size(tree.cost), None, None,
             lanes=LANES, bounds=tree.bounds, landing=tree.landing,
             coded_reduce_scatter=tree.coded_reduce_scatter, coded_all_gather=tree.coded_all_gather,
         ),
         Collective(
-            "pairwise", pairwise.allreduce, pairwise.reduce_scatter, pairwise.all_gather, of_size(pairwise.cost),
-            of_size(pairwise.cost),
-            lanes=LANES, coded_reduce_scatter=pairwise.coded_reduce_scatter, coded_all_gather=pairwise.coded_all_gather,
+            "pairwise", pairwise.allreduce, pairwise.reduce_scatter, pairwise.all_gather,
+            of_size(pairwise.cost), of_size(pairwise.scatter_cost), of_size(pairwise.gather_cost),
+            lanes=LANES, coded_reduce_scatter=pairwise.coded_reduce_scatter,
+            coded_all_gather=pairwise.coded_all_gather,
         ),
         Collective(
-            "shared", shared.allreduce, shared.reduce_scatter, shared.all_gather, of_size(shared.cost),
-            of_size(shared.cost), shared.allocate, shared.allocate_common, on_one_host,
+            "shared", shared.allreduce, shared.reduce_scatter, shared.all_gather,
+            of_size(shared.cost), of_size(shared.cost), of_size(shared.cost),
+            shared.allocate, shared.allocate_common, on_one_host,
         ),
         Collective(
             "hierarchical", hierarchical.allreduce, hierarchical.reduce_scatter, hierarchical.all_gather,
-            hierarchical.cost, hierarchical.cost, hierarchical.allocate, hierarchical.allocate_common,
+            hierarchical.cost, hierarchical.scatter_cost, hierarchical.gather_cost,
+            hierarchical.allocate, hierarchical.allocate_common,
             lanes=1, alike=hierarchical.alike,  # one: all ranks of a host must come to its barriers in one order
         ),
         Collective(
-            "mpi", library.allreduce, library.reduce_scatter, library.all_gather, of_size(library.cost),
-            of_size(library.sharded_cost), unable=addable, lanes=LANES,
+            "mpi", library.allreduce, library.reduce_scatter, library.all_gather,
+            of_size(library.cost), of_size(library.cost), of_size(library.gather_cost), unable=addable, lanes=LANES,
         ),
     )
 }  # fmt: skip

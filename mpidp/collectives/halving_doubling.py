@@ -131,6 +131,23 @@ allreduce, reduce_scatter, all_gather = plain(coded_reduce_scatter, coded_all_ga
 
 def cost(n: int, size: int, rank: int, nbytes: Bytes) -> tuple[int, int]:
     """(messages, bytes) that `rank` sends in one all-reduce of n elements: exact, also where P does not divide n."""
-    sent = [run for now in rounds(size, rank) for run in (*now.sent, *now.kept)]
-    cells = [chunk(n, size, i) for run in sent for i in run]
-    return len(sent), sum(nbytes(cell.stop - cell.start) for cell in cells)
+    (messages, partial), (more, whole) = (
+        scatter_cost(n, size, rank, nbytes),
+        gather_cost(n, size, rank, nbytes),
+    )
+    return messages + more, partial + whole
+
+
+def scatter_cost(n: int, size: int, rank: int, nbytes: Bytes) -> tuple[int, int]:
+    """The same for the reduce-scatter."""
+    return cost_of([run for now in rounds(size, rank) for run in now.sent], n, size, nbytes)
+
+
+def gather_cost(n: int, size: int, rank: int, nbytes: Bytes) -> tuple[int, int]:
+    """The same for the all-gather."""
+    return cost_of([run for now in rounds(size, rank) for run in now.kept], n, size, nbytes)
+
+
+def cost_of(messages: list[range], n: int, size: int, nbytes: Bytes) -> tuple[int, int]:
+    cells = [chunk(n, size, i) for run in messages for i in run]
+    return len(messages), sum(nbytes(cell.stop - cell.start) for cell in cells)

@@ -196,12 +196,31 @@ def allocate_common(comm: Communicator, n: int, dtype: np.dtype) -> Array:
 
 
 def cost(n: int, hosts: Sequence[int], rank: int, nbytes: Bytes) -> tuple[int, int]:
-    """(messages, bytes) that `rank` sends in one all-reduce of n elements, or one reduce-scatter and one all-gather."""
+    """(messages, bytes) that `rank` sends in one all-reduce of n elements."""
+    (messages, partial), (more, whole) = (
+        scatter_cost(n, hosts, rank, nbytes),
+        gather_cost(n, hosts, rank, nbytes),
+    )
+    return messages + more, partial + whole
+
+
+def scatter_cost(n: int, hosts: Sequence[int], rank: int, nbytes: Bytes) -> tuple[int, int]:
+    """The same for a reduce-scatter."""
+    return all_but(0, n, hosts, rank, nbytes)
+
+
+def gather_cost(n: int, hosts: Sequence[int], rank: int, nbytes: Bytes) -> tuple[int, int]:
+    """The same for an all-gather."""
+    return all_but(1, n, hosts, rank, nbytes)
+
+
+def all_but(ahead: int, n: int, hosts: Sequence[int], rank: int, nbytes: Bytes) -> tuple[int, int]:
+    """All pieces of the column but those of the host that lies so far ahead of ours on the ring."""
     if n == 0:
         return 0, 0
     mine = work(n, tuple(hosts), rank)
-    after = (mine.host + 1) % len(mine.pieces)
-    sent = [p for skip in (mine.host, after) for i, ps in enumerate(mine.pieces) if i != skip for p in ps]
+    skip = (mine.host + ahead) % len(mine.pieces)
+    sent = [p for i, pieces in enumerate(mine.pieces) if i != skip for p in pieces]
     return len(sent), sum(nbytes(p.stop - p.start) for p in sent)
 
 

@@ -40,6 +40,6 @@ def cost(n: int, size: int, rank: int, nbytes: Bytes) -> tuple[int, int]:
     return (1, nbytes(n)) if size > 1 else (0, 0)
 
 
-def sharded_cost(n: int, size: int, rank: int, nbytes: Bytes) -> tuple[int, int]:
-    """The same for a reduce-scatter (the whole vector is handed over) and an all-gather (our chunk is)."""
-    return (2, nbytes(n) + nbytes(chunk_lengths(n, size)[rank])) if size > 1 else (0, 0)
+def gather_cost(n: int, size: int, rank: int, nbytes: Bytes) -> tuple[int, int]:
+    """The same for an all-gather, to which our chunk is handed over (to a reduce-scatter it is the whole vector)."""
+    return (1, nbytes(chunk_lengths(n, size)[rank])) if size > 1 else (0, 0)

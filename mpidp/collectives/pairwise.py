@@ -1,8 +1,8 @@
 """Pairwise exchange: every rank sends each chunk straight to its owner, who adds up and sends the sum to all.
 
 The vector is cut into P chunks. In step s = 1 .. P - 1 of the reduce-scatter rank r sends chunk r - s to rank r - s,
-whose it is, and adds what comes from rank r + s to its own: the sum of chunk r is made in the order r, r + 1, .., r - 1,
-as through shared memory (`shared`), bit by bit. For the all-gather every rank sends its chunk to all others at once.
+whose it is, and adds what comes from rank r + s to its own: the sum of chunk r is made in the order r, r + 1, ...,
+r - 1. For the all-gather every rank sends its chunk to all others at once.
 
     messages a rank = 2 (P - 1),        bytes a rank = 2 n (P - 1) / P
 
@@ -55,6 +55,20 @@ allreduce, reduce_scatter, all_gather = plain(coded_reduce_scatter, coded_all_ga
 
 def cost(n: int, size: int, rank: int, nbytes: Bytes) -> tuple[int, int]:
     """(messages, bytes) that `rank` sends in one all-reduce of n elements: exact, also where P does not divide n."""
+    (messages, partial), (more, whole) = (
+        scatter_cost(n, size, rank, nbytes),
+        gather_cost(n, size, rank, nbytes),
+    )
+    return messages + more, partial + whole
+
+
+def scatter_cost(n: int, size: int, rank: int, nbytes: Bytes) -> tuple[int, int]:
+    """Of the reduce-scatter: the chunks of all others."""
     sizes = [nbytes(hi - lo) for lo, hi in pairwise(chunk_bounds(n, size))]
-    # The chunks of all others, and P - 1 times its own.
-    return 2 * (size - 1), sum(sizes) + (size - 2) * sizes[rank]
+    return size - 1, sum(sizes) - sizes[rank]
+
+
+def gather_cost(n: int, size: int, rank: int, nbytes: Bytes) -> tuple[int, int]:
+    """Of the all-gather: our own chunk to all others."""
+    mine = chunk(n, size, rank)
+    return size - 1, (size - 1) * nbytes(mine.stop - mine.start)

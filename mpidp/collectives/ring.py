@@ -53,9 +53,23 @@ allreduce, reduce_scatter, all_gather = plain(coded_reduce_scatter, coded_all_ga
 
 def cost(n: int, size: int, rank: int, nbytes: Bytes) -> tuple[int, int]:
     """(messages, bytes) that `rank` sends in one all-reduce of n elements: exact, also where P does not divide n."""
-    if size == 1:
-        return 0, 0
-    bounds = chunk_bounds(n, size)
-    sizes = [nbytes(hi - lo) for lo, hi in pairwise(bounds)]
-    # Each phase sends every chunk but one: our own sum stays here, and our right neighbour's is not ours to pass on.
-    return 2 * (size - 1), 2 * sum(sizes) - sizes[rank] - sizes[(rank + 1) % size]
+    (messages, partial), (more, whole) = (
+        scatter_cost(n, size, rank, nbytes),
+        gather_cost(n, size, rank, nbytes),
+    )
+    return messages + more, partial + whole
+
+
+def scatter_cost(n: int, size: int, rank: int, nbytes: Bytes) -> tuple[int, int]:
+    """Of the reduce-scatter: every chunk but our own, whose sum stays here."""
+    return all_but(n, size, rank, nbytes)
+
+
+def gather_cost(n: int, size: int, rank: int, nbytes: Bytes) -> tuple[int, int]:
+    """Of the all-gather: every chunk but our right neighbour's, which is not ours to pass on."""
+    return all_but(n, size, (rank + 1) % size, nbytes)
+
+
+def all_but(n: int, size: int, one: int, nbytes: Bytes) -> tuple[int, int]:
+    sizes = [nbytes(hi - lo) for lo, hi in pairwise(chunk_bounds(n, size))]
+    return size - 1, sum(sizes) - sizes[one]

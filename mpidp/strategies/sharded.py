@@ -44,7 +44,8 @@ class Sharded(Strategy):
             self.route.all_gather(self.comm, self.params)
 
     def cost(self, t: int) -> tuple[int, int]:
-        messages, sent = self.route_cost(self.route.sharded_cost)
+        halves = self.route_cost(self.route.scatter_cost), self.route_cost(self.route.gather_cost)
+        messages, sent = map(sum, zip(*halves, strict=True))
         norms = self.comm.size - 1 if self.setup.clip is not None else 0
         return messages + norms, sent + 8 * norms
 
