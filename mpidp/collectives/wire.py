@@ -117,7 +117,9 @@ def plain(
 
     def scattering(comm: Communicator, buffer: Array, scratch: Array, tag: int = 0) -> Steps:
         """buffer's part of this rank ← its sum over ranks; the other parts are left with partial sums."""
-        slots, _ = landing(buffer.size, comm.size)
+        slots, longest = landing(buffer.size, comm.size)
+        if scratch.size < slots * longest:
+            raise ValueError(f"a scratch of {scratch.size} elements, where {slots} x {longest} are needed")
         return coded_reduce_scatter.steps(comm, Plain(buffer, scratch, slots), tag)
 
     def gathering(comm: Communicator, buffer: Array, tag: int = 0) -> Steps:

@@ -34,10 +34,11 @@ def buckets(comm, length: int, route: str = "ring", n: int = N) -> tuple[Buckets
 
 def one_after_another(comm, length: int, route: str) -> np.ndarray:
     """What the route's all-reduce makes of every slice, each waited for."""
-    held = COLLECTIVES[route].allocate(comm, N, np.dtype(np.float64))
+    route = COLLECTIVES[route]
+    held = route.allocate(comm, N, np.dtype(np.float64))
     held[...] = vector(comm.rank)
     for part in cut(N, length):
-        COLLECTIVES[route].allreduce(comm, held[part], np.empty(N))
+        route.allreduce(comm, held[part], np.empty(route.scratch(N, comm.size)))
     return held.copy()
 
 
