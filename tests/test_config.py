@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpidp.commandline import build_parser, parse, presets
-from mpidp.config import GROUPS, KINDS, RunOptions, build, components, dashed, resolve
+from mpidp.config import GROUPS, KINDS, RunOptions, components, resolve
 from mpidp.errors import UserError
 from mpidp.models import MODELS
-from mpidp.options import option
+from mpidp.options import build, dashed, option
 from mpidp.strategies import STRATEGIES
 
 
