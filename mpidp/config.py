@@ -38,6 +38,11 @@ class RunOptions:
     collective: str | None = option(
         None, "the route of sums over ranks; auto takes the fastest here", choices=(AUTO, *COLLECTIVES)
     )
+    calibration: str | None = option(
+        None,
+        "where --collective auto keeps how fast the routes are, and finds it the next time",
+        metavar="FILE",
+    )
     optimizer: str = option("adamw", "what turns gradients into steps", choices=OPTIMIZERS)
     schedule: str = option("constant", "how the learning rate goes over time", choices=SCHEDULES)
     steps: int | None = option(None, "length of the run in steps (or say --epochs)", minimum=1)
@@ -87,7 +92,7 @@ class RunOptions:
 
 GROUPS = {
     "what to train": ("model", "data", "split", "dtype", "seed", "validation_fraction"),
-    "keeping ranks in step": ("sync", "collective"),
+    "keeping ranks in step": ("sync", "collective", "calibration"),
     "steps": (
         "steps", "epochs", "batch_size", "micro_batch", "optimizer", "lr", "schedule", "clip",
     ),
@@ -185,7 +190,17 @@ def resolve(given: dict[str, Any], defaults: dict[str, Any]) -> Config:
         raise UserError(f"--collective is used by --sync {users}; --sync {run.sync} has messages of its own")
     if strategy.uses_collective and run.collective is None:
         run.collective = AUTO
+    if run.calibration is not None and run.collective != AUTO:
+        raise UserError(
+            f"--calibration {run.calibration} is used by --collective {AUTO} alone: leave one of them out"
+        )
     route = COLLECTIVES.get(run.collective)
+    if route is not None and strategy.scatters and route.reduce_scatter is None:
+        able = [name for name, other in COLLECTIVES.items() if other.reduce_scatter is not None]
+        raise UserError(
+            f"--collective {run.collective}: it sums the vector for all ranks at once, and --sync {run.sync} needs "
+            f"each rank's part at that rank alone: choose {', '.join(able)}, or {AUTO}"
+        )
     if "bucket-mib" in given and route is not None and not route.lanes:
         raise UserError(
             f"--bucket-mib: --collective {run.collective} sends no messages that could travel while backward computes: "

@@ -1,10 +1,7 @@
 """Routes: by which messages, or through which memory, sums over ranks are made. One algorithm a file, one line here."""
 
-import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -15,7 +12,7 @@ from mpidp.collectives.broadcast import broadcast
 from mpidp.collectives.wire import Bytes, Landing, chunk, chunk_bounds, one_chunk
 from mpidp.comm import Algorithm, Communicator
 
-__all__ = ["AUTO", "COLLECTIVES", "Collective", "Cost", "broadcast", "fastest"]
+__all__ = ["AUTO", "COLLECTIVES", "Collective", "Cost", "broadcast"]
 
 Cost = Callable[[int, Sequence[int], int, Bytes], tuple[int, int]]
 Allocate = Callable[[Communicator, int, np.dtype], Array]
@@ -135,37 +132,3 @@ COLLECTIVES = {
         ),
     )
 }  # fmt: skip
-
-
-def fastest(comm: Communicator, n: int, dtype: Any, rounds: int = 5) -> tuple[str, dict[str, float]]:
-    """The route that is fastest here for n elements, and each possible route's median seconds.
-
-    The routes take turns on a vector of zeros of at most 16 MiB (above that the order no longer changes); a
-    round's time is its slowest rank's. A route that is like another one here is left out. All ranks get the same
-    answer. `comm` is used up by it.
-    """
-    dtype = np.dtype(dtype)
-    n = min(n, (16 << 20) // dtype.itemsize)
-    able = {
-        name: route
-        for name, route in COLLECTIVES.items()
-        if route.unable(comm, dtype) is None and route.alike(comm) is None
-    }
-    buffers = {name: route.allocate(comm, n, dtype) for name, route in able.items()}
-    scratch = np.zeros(max(route.scratch(n, comm.size) for route in able.values()), dtype)
-    times: dict[str, list[float]] = {name: [] for name in able}
-    for turn in range(rounds + 1):
-        for name, route in able.items():
-            comm.Barrier()
-            began = time.perf_counter()
-            route.allreduce(comm, buffers[name], scratch)
-            if turn > 0:  # the first round opens connections
-                times[name].append(time.perf_counter() - began)
-    del buffers
-    comm.Free_shared()
-    everyone: list[dict[str, list[float]]] = comm.allgather(times)
-    medians = {
-        name: statistics.median(max(ours[name][i] for ours in everyone) for i in range(rounds))
-        for name in able
-    }
-    return min(medians, key=medians.__getitem__), medians

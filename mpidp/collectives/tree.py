@@ -26,8 +26,8 @@ from mpidp.collectives.wire import Bytes, Wire, plain
 from mpidp.comm import Algorithm, Communicator, Steps
 from mpidp.comm.communicator import Pending
 
-SEGMENT = 1 << 15
-"""Elements of a segment, at most."""
+SEGMENT, MOST = 1 << 17, 8
+"""Either half of the vector is cut into segments of about so many elements, and into so many at most."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def around(position: int, lo: int, hi: int, parent: int | None = None) -> tuple[
 
 def bounds(n: int, size: int) -> list[int]:
     """The grid of segments: as many for one tree as for the other."""
-    count = 2 * max(1, -(-n // (2 * SEGMENT)))
+    count = 2 * min(max(1, n // (2 * SEGMENT)), MOST)
     return [i * n // count for i in range(count + 1)]
 
 

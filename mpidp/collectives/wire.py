@@ -23,7 +23,7 @@ from mpidp.arrays import Array
 from mpidp.comm import Algorithm, Communicator, Steps
 
 Bytes = Callable[[int], int]
-"""nbytes(elements): bytes on the wire of one grid cell of that many elements."""
+"""nbytes(elements): bytes on the wire of one grid cell of that many elements; none for an empty one."""
 
 Landing = Callable[[int, int], tuple[int, int]]
 """landing(n, P): (slots that a route uses, elements of the longest part that lands)."""

@@ -65,6 +65,8 @@ class Strategy:
     Options: type = NoOptions
     uses_collective = True
     """Whether the route (`--collective`) means anything to this strategy."""
+    scatters = False
+    """Whether it sums each rank's part at that rank, for which not every route has an algorithm."""
     replicated = True
     """Whether `params` and `state()` are the same on every worker at every step, so that one copy is a checkpoint."""
 
@@ -85,6 +87,11 @@ class Strategy:
     def count_workers(cls, ranks: int, options: Any) -> int:
         """How many ranks hold samples: ranks 0 .. workers - 1. Raises UserError where `ranks` is too small."""
         return ranks
+
+    @classmethod
+    def summed_at_once(cls, n: int, dtype: Any, options: Any) -> int:
+        """How many of n elements it sums at a time by a route that moves them while backward computes."""
+        return n
 
     @classmethod
     def optimizer_share(cls, ranks: int) -> float:

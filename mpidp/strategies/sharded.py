@@ -18,6 +18,8 @@ class Sharded(Strategy):
     Source: Rajbhandari et al. 2019, "ZeRO", arXiv 1910.02054 (stages 1 and 2).
     """
 
+    scatters = True
+
     def __init__(self, setup: Setup, options):
         super().__init__(setup, options)
         self.route = setup.collective

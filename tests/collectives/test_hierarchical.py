@@ -33,10 +33,12 @@ TYPES = [np.float16, ml_dtypes.bfloat16, np.float32, np.float64]
 
 @pytest.mark.parametrize("name", ARRANGEMENTS)
 def test_sums_and_messages(name):
-    hosts = ARRANGEMENTS[name]
-    for length in LENGTHS:
-        for dtype in TYPES:
-            run_ranks(len(hosts), check_route, "hierarchical", length, dtype, hosts=hosts)
+    def body(comm):
+        for length in LENGTHS:
+            for dtype in TYPES:
+                check_route(comm, "hierarchical", length, dtype)
+
+    run_ranks(len(ARRANGEMENTS[name]), body, hosts=ARRANGEMENTS[name])
 
 
 @pytest.fixture
@@ -49,9 +51,11 @@ def short_pieces(monkeypatch):
 
 @pytest.mark.parametrize("name", ARRANGEMENTS)
 def test_sums_and_messages_in_pieces(name, short_pieces):
-    hosts = ARRANGEMENTS[name]
-    for length in [*LENGTHS, 30, 99]:
-        run_ranks(len(hosts), check_route, "hierarchical", length, np.float32, hosts=hosts)
+    def body(comm):
+        for length in [*LENGTHS, 30, 99]:
+            check_route(comm, "hierarchical", length, np.float32)
+
+    run_ranks(len(ARRANGEMENTS[name]), body, hosts=ARRANGEMENTS[name])
 
 
 def test_pieces_are_counted(short_pieces):
