@@ -125,6 +125,8 @@ COLLECTIVES = {
             hierarchical.cost, hierarchical.scatter_cost, hierarchical.gather_cost,
             hierarchical.allocate, hierarchical.allocate_common,
             lanes=1, alike=hierarchical.alike,  # one: all ranks of a host must come to its barriers in one order
+            bounds=hierarchical.bounds, coded_reduce_scatter=hierarchical.coded_reduce_scatter,
+            coded_all_gather=hierarchical.coded_all_gather,
         ),
         Collective(
             "mpi", library.allreduce, library.reduce_scatter, library.all_gather,

@@ -30,7 +30,8 @@ Landing = Callable[[int, int], tuple[int, int]]
 
 
 class Wire(Protocol):
-    size: int  # n, elements of the vector
+    vector: Array
+    size: int  # n, its elements
 
     def own(self, part: slice) -> None:
         """Raw contributions of the others are about to be added to this rank's own `part`, which nobody sends."""

@@ -114,17 +114,32 @@ def carried(comm: Communicator, name: str, length: int) -> Aside:
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4, 5, 8])
 @pytest.mark.parametrize("name", CODED)
 def test_any_wire_carries_a_sum(name, ranks):
+    """Each cell is handed out by one rank, and each rank's partial of a cell is sent once at most."""
+
     def body(comm):
         return [carried(comm, name, length) for length in LENGTHS]
 
     for wires in zip(*run_ranks(ranks, body), strict=True):  # all ranks' of one length
         cells = Counter(wires[0].cells)
-        assert sum((wire.asked["whole"] for wire in wires), Counter()) == cells  # each completed by one rank
+        assert sum((wire.asked["whole"] for wire in wires), Counter()) == cells
         for wire in wires:
             asked = wire.asked
             assert max(asked["partial"].values(), default=0) <= 1
-            assert asked["whole"] + asked["place"] == cells
+            if name != "hierarchical":  # there neighbours see what one of them got
+                assert asked["whole"] + asked["place"] == cells
             if name == "pairwise":  # raw contributions alone
                 assert asked["own"] == asked["whole"] and asked["own"] + asked["partial"] == cells
             else:
                 assert not asked["own"]
+
+
+@pytest.mark.parametrize("hosts", [[0, 0, 1, 1], [0, 1, 0], [0, 1, 1, 2, 1, 2, 0, 1]], ids=str)
+def test_any_wire_carries_a_sum_between_hosts(hosts):
+    def body(comm):
+        return [carried(comm, "hierarchical", length) for length in LENGTHS]
+
+    for wires in zip(*run_ranks(len(hosts), body, hosts=hosts), strict=True):
+        cells = Counter(wires[0].cells)
+        assert sum((wire.asked["whole"] for wire in wires), Counter()) == cells
+        asked = sum((wire.asked["partial"] for wire in wires), Counter())
+        assert asked == Counter({cell: max(hosts) for cell in cells})  # once from every host but one
