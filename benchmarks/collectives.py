@@ -22,7 +22,8 @@ from benchmarks.contestants import TYPE, connect_gloo
 from benchmarks.environment import ROOT, environment
 from benchmarks.turns import Turns
 from mpidp import machine
-from mpidp.collectives import COLLECTIVES, fastest
+from mpidp.collectives import COLLECTIVES
+from mpidp.collectives.calibration import measure
 from mpidp.comm import Communicator
 from mpidp.comm.world import guarded, launcher_rank, spin_if_alone, together
 from mpidp.errors import UserError
@@ -54,7 +55,7 @@ def body(comm: Communicator, arguments: Sequence[str]) -> int:
     for size in options.sizes:
         turns = Turns(comm, size, options.routes, gloo)
         results, memory = turns.run(options.rounds)
-        auto = fastest(comm.Dup(), turns.n, TYPE)[0]
+        auto = measure(comm, TYPE, [turns.size]).fastest(turns.size)
         report["results"] += results
         report["memory"].append(memory)
         report["ratios"] += [ratio(o, results, memory, auto, comm.size) for o in (ALL_REDUCE, REDUCE_SCATTER)]

@@ -20,55 +20,61 @@ TYPE = np.dtype(np.float32)
 
 @dataclass
 class Contestant:
-    """One way of making a sum: `call()` turns what the ranks' `buffer`s hold into the sum that `result` shows."""
+    """One way of making a sum: `call()` turns what the ranks' `buffer`s hold into the sum of a `part`, in `result`."""
 
     operation: str
     name: str
     ours: bool
     buffer: np.ndarray
     result: np.ndarray
+    part: slice
     call: Callable[[], object]
 
 
 def contestants(comm: Communicator, n: int, routes: Sequence[str], gloo: Any) -> list[Contestant]:
     """Everything that sums vectors of n elements (a multiple of P); `gloo` from `connect_gloo`, or None."""
-    part = np.zeros(n // comm.size, TYPE)
-    mine = ring.chunk(n, comm.size, comm.rank)
+    piece = np.zeros(n // comm.size, TYPE)
+    everything, mine = slice(0, n), ring.chunk(n, comm.size, comm.rank)
     found = []
 
-    def add(operation: str, name: str, buffer: np.ndarray, result: np.ndarray, *call: Any) -> None:
-        found.append(Contestant(operation, name, name in COLLECTIVES, buffer, result, partial(*call)))
+    def add(
+        operation: str, name: str, buffer: np.ndarray, result: np.ndarray, part: slice, *call: Any
+    ) -> None:
+        found.append(Contestant(operation, name, name in COLLECTIVES, buffer, result, part, partial(*call)))
 
     for name in routes:
         route = COLLECTIVES[name]
         buffer = route.allocate(comm, n, TYPE)  # each in the memory that it sums from
-        add(ALL_REDUCE, name, buffer, buffer, route.allreduce, comm, buffer, part)
-        add(REDUCE_SCATTER, name, buffer, buffer[mine], route.reduce_scatter, comm, buffer, part)
+        scratch, part = np.zeros(route.scratch(n, comm.size), TYPE), route.part(n, comm.size, comm.rank)
+        add(ALL_REDUCE, name, buffer, buffer, everything, route.allreduce, comm, buffer, scratch)
+        if route.reduce_scatter is not None:
+            add(REDUCE_SCATTER, name, buffer, buffer[part], part, route.reduce_scatter, comm, buffer, scratch)
 
     from mpi4py import MPI  # not at the top: `comm.world.start` settles how MPI is started
 
     mpi, buffer = comm.comm, np.zeros(n, TYPE)
-    add(ALL_REDUCE, LIBRARY, buffer, buffer, mpi.Allreduce, MPI.IN_PLACE, buffer, MPI.SUM)
+    add(ALL_REDUCE, LIBRARY, buffer, buffer, everything, mpi.Allreduce, MPI.IN_PLACE, buffer, MPI.SUM)
     add(
         REDUCE_SCATTER,
         LIBRARY,
         buffer,
-        part,
+        piece,
+        mine,
         mpi.Reduce_scatter,
         buffer,
-        part,
-        [part.size] * comm.size,
+        piece,
+        [piece.size] * comm.size,
         MPI.SUM,
     )
 
     if gloo is not None:
         import torch
 
-        whole, piece = torch.from_numpy(buffer), torch.from_numpy(part)
-        add(ALL_REDUCE, GLOO, buffer, buffer, gloo.all_reduce, whole)
+        whole, received = torch.from_numpy(buffer), torch.from_numpy(piece)
+        add(ALL_REDUCE, GLOO, buffer, buffer, everything, gloo.all_reduce, whole)
         # its name since PyTorch 2.13, and before
         scatter = getattr(gloo, "reduce_scatter_single", None) or gloo.reduce_scatter_tensor
-        add(REDUCE_SCATTER, GLOO, buffer, part, scatter, piece, whole)
+        add(REDUCE_SCATTER, GLOO, buffer, piece, mine, scatter, received, whole)
     return found
 
 

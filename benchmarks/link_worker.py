@@ -44,7 +44,7 @@ def sums(comm: Communicator, task: dict[str, Any], speaks: bool) -> dict[str, An
     found = []
     for size in task["sizes"]:
         n = size // TYPE.itemsize
-        scratch = np.empty(-(-n // comm.size), TYPE)
+        scratch = np.empty(max(COLLECTIVES[name].scratch(n, comm.size) for name in able), TYPE)
         vectors = {name: COLLECTIVES[name].allocate(comm, n, TYPE) for name in able}
         seconds: dict[str, list[float]] = {name: [] for name in able}
         on_link: dict[str, list[int]] = {name: [] for name in able}

@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.bandwidth import REDUCE_SCATTER, algorithm_bandwidth, bus_bandwidth, count
+from benchmarks.bandwidth import algorithm_bandwidth, bus_bandwidth, count
 from benchmarks.contestants import TYPE, Contestant, contestants
-from mpidp.collectives import ring
 from mpidp.comm import Communicator
 from mpidp.comm.communicator import LONG_SPIN
 from mpidp.errors import RunError
@@ -89,8 +88,7 @@ class Turns:
         contestant.buffer[...] = self.data
         self.start()
         contestant.call()
-        mine = ring.chunk(self.n, self.comm.size, self.comm.rank)
-        expected = self.sum[mine] if contestant.operation == REDUCE_SCATTER else self.sum
+        expected = self.sum[contestant.part]
         errors = [
             np.abs(contestant.result[i : i + BLOCK] - expected[i : i + BLOCK]).max()
             for i in range(0, expected.size, BLOCK)

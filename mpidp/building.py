@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import threadpoolctl
 
-from mpidp import arithmetic, checkpoint
+from mpidp import arithmetic, checkpoint, routing
 from mpidp.arrays import Array
-from mpidp.collectives import AUTO, COLLECTIVES, fastest
+from mpidp.collectives import COLLECTIVES
 from mpidp.comm import Communicator
 from mpidp.comm.world import SharedError, require_same, spin_if_alone, together
 from mpidp.config import Config, RunOptions
@@ -25,6 +25,7 @@ from mpidp.models import MODELS
 from mpidp.nn import Model
 from mpidp.nn.kernels.products import Products
 from mpidp.optim import OPTIMIZERS, SCHEDULES
+from mpidp.routing import Choice
 from mpidp.strategies import STRATEGIES, Setup, Step, Strategy
 from mpidp.strategies.base import unprefixed
 from mpidp.workspace import Resumed, from_rank_0
@@ -49,8 +50,7 @@ class Job:
     strategy: Strategy
     schedule: Any
     steps: int
-    collective: str | None
-    calibration: dict[str, float]  # seconds of each route where the fastest was to be found
+    route: Choice | None
     products: Products  # who multiplies matrices
 
     def batch(self, t: int) -> tuple[Step, Array, Array, np.ndarray]:
@@ -111,13 +111,7 @@ def build(config: Config, comm: Communicator, resumed: Resumed | None = None) ->
     if resumed:
         require_the_rest(resumed, steps, data)
     sync = comm.Dup()
-    calibration: dict[str, float] = {}
-    collective = resumed.manifest["collective"] if resumed else run.collective
-    if strategy_type.uses_collective:
-        if collective == AUTO:
-            collective, calibration = fastest(comm.Dup(), model.size, dtype)
-        elif reason := COLLECTIVES[collective].unable(comm, dtype):
-            raise SharedError(f"--collective {collective}: {reason}; choose another, or auto")
+    route = choose_route(config, comm, model.size, dtype, resumed) if strategy_type.uses_collective else None
     optimizer = OPTIMIZERS[run.optimizer]
     setup = Setup(
         comm=sync,
@@ -125,7 +119,7 @@ def build(config: Config, comm: Communicator, resumed: Resumed | None = None) ->
         dtype=dtype,
         xp=np,
         optimizer=lambda lo, hi, like: optimizer(config.optimizer, model.parameters, lo, hi, like),
-        collective=COLLECTIVES[collective] if collective else None,
+        collective=COLLECTIVES[route.name] if route else None,
         clip=run.clip,
         parameters=model.parameters,
         seed=run.seed,
@@ -134,7 +128,19 @@ def build(config: Config, comm: Communicator, resumed: Resumed | None = None) ->
     model.bind(*strategy.allocate(), products)
     together(comm, lambda: require_working_memory(model, data, strategy, run, comm))
     schedule = SCHEDULES[run.schedule](config.schedule, run.lr, steps)
-    return Job(config, comm, data, split, model, strategy, schedule, steps, collective, calibration, products)
+    return Job(config, comm, data, split, model, strategy, schedule, steps, route, products)
+
+
+def choose_route(config: Config, comm: Communicator, n: int, dtype: Any, resumed: Resumed | None) -> Choice:
+    """The route by which n elements are summed over ranks. Raises SharedError where it cannot be taken here."""
+    run, itemsize = config.run, np.dtype(dtype).itemsize
+    strategy = STRATEGIES[run.sync]
+    piece = strategy.summed_at_once(n, dtype, config.sync)
+    name = resumed.manifest["collective"] if resumed else run.collective
+    return routing.choose(
+        comm, name, run.calibration, n * itemsize, piece * itemsize, dtype,
+        lambda route: not strategy.scatters or route.reduce_scatter is not None,
+    )  # fmt: skip
 
 
 def require_the_rest(resumed: Resumed, steps: int, data: Data) -> None:

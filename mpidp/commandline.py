@@ -15,8 +15,9 @@ from typing import Any
 
 from mpidp.comm import Communicator
 from mpidp.comm.world import require_same, together
-from mpidp.config import GROUPS, KINDS, RunOptions, all_names, build, components, dashed, plain_type, unknown
+from mpidp.config import GROUPS, KINDS, RunOptions, all_names, components
 from mpidp.errors import UserError
+from mpidp.options import build, dashed, plain_type, unknown
 
 
 def parse(arguments: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:

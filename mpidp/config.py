@@ -8,11 +8,7 @@ Flattened, every option has one name, the same on the command line (`--batch-siz
 and in messages. Later wins: component defaults, the chosen model's DEFAULTS, --preset, --config, command line.
 """
 
-import difflib
-import math
-import types
-import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -25,7 +21,7 @@ from mpidp.data.split import SPLITS
 from mpidp.errors import UserError
 from mpidp.models import MODELS
 from mpidp.optim import OPTIMIZERS, SCHEDULES
-from mpidp.options import NoOptions, option
+from mpidp.options import NoOptions, build, dashed, option, unknown
 from mpidp.strategies import STRATEGIES
 
 
@@ -41,6 +37,11 @@ class RunOptions:
     sync: str = option("allreduce", "the strategy that keeps the ranks' models one", choices=STRATEGIES)
     collective: str | None = option(
         None, "the route of sums over ranks; auto takes the fastest here", choices=(AUTO, *COLLECTIVES)
+    )
+    calibration: str | None = option(
+        None,
+        "where --collective auto keeps how fast the routes are, and finds it the next time",
+        metavar="FILE",
     )
     optimizer: str = option("adamw", "what turns gradients into steps", choices=OPTIMIZERS)
     schedule: str = option("constant", "how the learning rate goes over time", choices=SCHEDULES)
@@ -91,7 +92,7 @@ class RunOptions:
 
 GROUPS = {
     "what to train": ("model", "data", "split", "dtype", "seed", "validation_fraction"),
-    "keeping ranks in step": ("sync", "collective"),
+    "keeping ranks in step": ("sync", "collective", "calibration"),
     "steps": (
         "steps", "epochs", "batch_size", "micro_batch", "optimizer", "lr", "schedule", "clip",
     ),
@@ -147,11 +148,6 @@ def components(kind: str) -> dict[str, type]:
 KINDS = ("model", "data", "split", "sync", "optimizer", "schedule")
 
 
-def dashed(name: str) -> str:
-    """An option's name as people write it."""
-    return name.replace("_", "-")
-
-
 def chosen_options(kind: str, name: str) -> type:
     """The Options dataclass of the component of this name (for data: or path). Raises UserError for an unknown one."""
     known = components(kind)
@@ -160,14 +156,6 @@ def chosen_options(kind: str, name: str) -> type:
     if name not in known:
         raise unknown(f"--{kind}", name, known)
     return known[name]
-
-
-def unknown(what: str, name: str, known: Iterable[str]) -> UserError:
-    """The refusal of a name, with the nearest and all the known ones."""
-    known = list(known)
-    near = difflib.get_close_matches(name, known, 1)
-    hint = f"did you mean {near[0]}? " if near else ""
-    return UserError(f"{what} {name}: no such name; {hint}known: {', '.join(known)}")
 
 
 def resolve(given: dict[str, Any], defaults: dict[str, Any]) -> Config:
@@ -202,7 +190,17 @@ def resolve(given: dict[str, Any], defaults: dict[str, Any]) -> Config:
         raise UserError(f"--collective is used by --sync {users}; --sync {run.sync} has messages of its own")
     if strategy.uses_collective and run.collective is None:
         run.collective = AUTO
+    if run.calibration is not None and run.collective != AUTO:
+        raise UserError(
+            f"--calibration {run.calibration} is used by --collective {AUTO} alone: leave one of them out"
+        )
     route = COLLECTIVES.get(run.collective)
+    if route is not None and strategy.scatters and route.reduce_scatter is None:
+        able = [name for name, other in COLLECTIVES.items() if other.reduce_scatter is not None]
+        raise UserError(
+            f"--collective {run.collective}: it sums the vector for all ranks at once, and --sync {run.sync} needs "
+            f"each rank's part at that rank alone: choose {', '.join(able)}, or {AUTO}"
+        )
     if "bucket-mib" in given and route is not None and not route.lanes:
         raise UserError(
             f"--bucket-mib: --collective {run.collective} sends no messages that could travel while backward computes: "
@@ -241,52 +239,3 @@ def every_options() -> Iterator[type]:
     yield RunOptions
     for kind in KINDS:
         yield from components(kind).values()
-
-
-def build(options: type, values: dict[str, Any]) -> Any:
-    """An `Options` object from values by dashed names, each converted to its field's type and checked."""
-    kinds = typing.get_type_hints(options)
-    converted = {}
-    for f in fields(options):
-        if dashed(f.name) in values:
-            converted[f.name] = check(dashed(f.name), values[dashed(f.name)], kinds[f.name], f.metadata)
-    return options(**converted)
-
-
-def check(name: str, value: Any, kind: Any, metadata: Any) -> Any:
-    """`value` as `kind`, within the range that `metadata` states; raises UserError with name, value and range."""
-    kind = plain_type(kind)
-    try:
-        if kind is bool:
-            if not isinstance(value, bool):
-                raise ValueError
-        elif isinstance(value, bool) or (kind is int and isinstance(value, float)):
-            raise ValueError
-        else:
-            value = kind(value)
-    except (TypeError, ValueError):
-        names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
-        raise UserError(f"--{name} {value}: must be {names[kind]}") from None
-    if kind is float and not math.isfinite(value):
-        raise UserError(f"--{name} {value}: must be a finite number")
-    choices = metadata.get("choices")
-    if choices and value not in choices:
-        raise unknown(f"--{name}", value, choices)
-    limits = (
-        ("minimum", "at least", lambda limit: value >= limit),
-        ("above", "more than", lambda limit: value > limit),
-        ("maximum", "at most", lambda limit: value <= limit),
-        ("below", "less than", lambda limit: value < limit),
-    )
-    for key, words, holds in limits:
-        limit = metadata.get(key)
-        if limit is not None and not holds(limit):
-            raise UserError(f"--{name} {value}: must be {words} {limit:g}")
-    return value
-
-
-def plain_type(kind: Any) -> type:
-    """int for `int | None`, and so on."""
-    if isinstance(kind, types.UnionType):
-        return next(k for k in kind.__args__ if k is not types.NoneType)
-    return kind

@@ -12,12 +12,13 @@ from safetensors.numpy import save_file
 
 from mpidp import arithmetic
 from mpidp.arrays import to_host
-from mpidp.config import Config, build, dashed
+from mpidp.config import Config
 from mpidp.data import Schema
 from mpidp.data.tokenizer import tokenizer_from_json
 from mpidp.errors import UserError
 from mpidp.models import MODELS
 from mpidp.nn import Model
+from mpidp.options import build, dashed
 
 
 @dataclass

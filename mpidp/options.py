@@ -5,9 +5,15 @@ whose fields are made by `option`. The command line, the TOML file and the check
 these dataclasses, so that a new component brings its options along in its own file.
 """
 
-from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, field
+import difflib
+import math
+import types
+import typing
+from collections.abc import Iterable, Sequence
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
+
+from mpidp.errors import UserError
 
 
 def option(
@@ -41,3 +47,65 @@ def option(
 @dataclass
 class NoOptions:
     """For a component that has no options of its own."""
+
+
+def dashed(name: str) -> str:
+    """An option's name as people write it."""
+    return name.replace("_", "-")
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> UserError:
+    """The refusal of a name, with the nearest and all the known ones."""
+    known = list(known)
+    near = difflib.get_close_matches(name, known, 1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return UserError(f"{what} {name}: no such name; {hint}known: {', '.join(known)}")
+
+
+def build(options: type, values: dict[str, Any]) -> Any:
+    """An `Options` object from values by dashed names, each converted to its field's type and checked."""
+    kinds = typing.get_type_hints(options)
+    converted = {}
+    for f in fields(options):
+        if dashed(f.name) in values:
+            converted[f.name] = check(dashed(f.name), values[dashed(f.name)], kinds[f.name], f.metadata)
+    return options(**converted)
+
+
+def check(name: str, value: Any, kind: Any, metadata: Any) -> Any:
+    """`value` as `kind`, within the range that `metadata` states; raises UserError with name, value and range."""
+    kind = plain_type(kind)
+    try:
+        if kind is bool:
+            if not isinstance(value, bool):
+                raise ValueError
+        elif isinstance(value, bool) or (kind is int and isinstance(value, float)):
+            raise ValueError
+        else:
+            value = kind(value)
+    except (TypeError, ValueError):
+        names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+        raise UserError(f"--{name} {value}: must be {names[kind]}") from None
+    if kind is float and not math.isfinite(value):
+        raise UserError(f"--{name} {value}: must be a finite number")
+    choices = metadata.get("choices")
+    if choices and value not in choices:
+        raise unknown(f"--{name}", value, choices)
+    limits = (
+        ("minimum", "at least", lambda limit: value >= limit),
+        ("above", "more than", lambda limit: value > limit),
+        ("maximum", "at most", lambda limit: value <= limit),
+        ("below", "less than", lambda limit: value < limit),
+    )
+    for key, words, holds in limits:
+        limit = metadata.get(key)
+        if limit is not None and not holds(limit):
+            raise UserError(f"--{name} {value}: must be {words} {limit:g}")
+    return value
+
+
+def plain_type(kind: Any) -> type:
+    """int for `int | None`, and so on."""
+    if isinstance(kind, types.UnionType):
+        return next(k for k in kind.__args__ if k is not types.NoneType)
+    return kind

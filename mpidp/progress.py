@@ -55,10 +55,7 @@ class Progress:
         ranks = f"{job.comm.size} rank{'s' * (job.comm.size > 1)}"
         if job.strategy.workers < job.comm.size:
             ranks += f" ({job.strategy.workers} workers, {job.comm.size - job.strategy.workers} servers)"
-        route = f" by {job.collective}" if job.collective else ""
-        if job.calibration:
-            times = ", ".join(f"{name} {1e3 * s:.3g} ms" for name, s in job.calibration.items())
-            route += f" (auto: {times})"
+        route = f" by {job.route}" if job.route else ""
         say = self.report.say
         say(
             f"{config.run.model}, {job.model.size:,} parameters, on {config.run.data} "
@@ -124,7 +121,7 @@ class Progress:
     def facts(self) -> dict[str, Any]:
         """What a resumed run must know of this one beside its state."""
         return {
-            "collective": self.job.collective,
+            "collective": self.job.route and self.job.route.name,
             "validation_loss_before": self.before,
             "last": self.last,
         }
@@ -187,7 +184,7 @@ class Progress:
             "data": run.data,
             "split": run.split,
             "sync": run.sync,
-            "collective": job.collective,
+            "collective": job.route and job.route.name,
             "compress": "none",
             "ranks": job.comm.size,
             "workers": strategy.workers,

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mpidp.collectives import COLLECTIVES, broadcast, ring
+from mpidp.collectives import COLLECTIVES, broadcast
+from mpidp.collectives.wire import plain_bytes
 from mpidp.comm import Communicator
 
 
@@ -15,7 +16,7 @@ def vector(rank: int, length: int, dtype) -> np.ndarray:
 
 def check_route(comm: Communicator, name: str, length: int, dtype) -> None:
     route = COLLECTIVES[name]
-    scratch = np.empty(-(-length // comm.size), dtype)
+    scratch = np.empty(route.scratch(length, comm.size), dtype)
     buffer = route.allocate(comm, length, np.dtype(dtype))
     expected = sum(vector(rank, length, np.float64) for rank in range(comm.size))
     for _ in range(2):  # twice: connections and requests are made at the first
@@ -24,9 +25,10 @@ def check_route(comm: Communicator, name: str, length: int, dtype) -> None:
         route.allreduce(comm, buffer, scratch)
         sent = comm.traffic - before
         assert (buffer.astype(np.float64) == expected).all()
-        assert (sent.messages, sent.bytes) == route.cost(length, comm.hosts(), comm.rank, buffer.itemsize)
+        assert (sent.messages, sent.bytes) == route.cost(length, comm.hosts(), comm.rank, plain_bytes(dtype))
         comm.Barrier()  # nobody writes its next vector while another still compares
-    check_sharded(comm, name, length, dtype, scratch, expected)
+    if route.reduce_scatter is not None:
+        check_sharded(comm, name, length, dtype, scratch, expected)
 
 
 def check_sharded(comm: Communicator, name: str, length: int, dtype, scratch, expected) -> None:
@@ -34,7 +36,7 @@ def check_sharded(comm: Communicator, name: str, length: int, dtype, scratch, ex
     route = COLLECTIVES[name]
     grads = route.allocate(comm, length, np.dtype(dtype))
     params = route.allocate_common(comm, length, np.dtype(dtype))
-    mine = ring.chunk(length, comm.size, comm.rank)
+    mine = route.part(length, comm.size, comm.rank)
     for turn in (1, 2):
         grads[...] = vector(comm.rank, length, dtype)
         before = comm.traffic.copy()
@@ -43,8 +45,11 @@ def check_sharded(comm: Communicator, name: str, length: int, dtype, scratch, ex
         route.all_gather(comm, params)
         sent = comm.traffic - before
         assert (params.astype(np.float64) == np.float64(expected) * turn).all()
-        cost = route.sharded_cost(length, comm.hosts(), comm.rank, grads.itemsize)
-        assert (sent.messages, sent.bytes) == cost
+        halves = [
+            cost(length, comm.hosts(), comm.rank, plain_bytes(dtype))
+            for cost in (route.scatter_cost, route.gather_cost)
+        ]
+        assert (sent.messages, sent.bytes) == tuple(map(sum, zip(*halves, strict=True)))
         comm.Barrier()
 
 

@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpidp.commandline import build_parser, parse, presets
-from mpidp.config import GROUPS, KINDS, RunOptions, build, components, dashed, resolve
+from mpidp.config import GROUPS, KINDS, RunOptions, components, resolve
 from mpidp.errors import UserError
 from mpidp.models import MODELS
-from mpidp.options import option
+from mpidp.options import build, dashed, option
 from mpidp.strategies import STRATEGIES
 
 
@@ -97,6 +97,9 @@ def test_options_are_refused_where_nothing_uses_them():
     assert "--split dirichlet; this run has --split contiguous" in refused("--alpha", 3)
     assert "needs --checkpoint-every" in refused("--keep-checkpoints", 3)
     assert "--collective shared sends no messages" in refused("--collective", "shared", "--bucket-mib", 2)
+    assert "used by --collective auto alone" in refused("--collective", "ring", "--calibration", "file")
+    assert "used by --collective auto alone" in refused("--sync", "server", "--calibration", "file")
+    assert "that rank alone: choose ring," in refused("--sync", "sharded", "--collective", "tree")
 
 
 def test_a_default_of_one_choice_does_not_stand_in_the_way_of_another():

@@ -18,20 +18,21 @@ a time, so that the link is busy while a rank adds, and from 2 on to 3. For H ho
 so over a host's link go 2 n (H - 1) / H bytes each way, the least possible; a flat ring over ranks that are placed host
 by host sends 2 n (P - 1) / P, over ranks placed in turn L times as much. The sum of a chunk is made in one place, so
 all ranks hold the same bits. On one host this is `shared`, with one rank a host `ring`. A vector outside of shared
-memory takes the flat ring.
+memory takes the flat ring. What is encoded is what goes over the links; inside a host all is added as it is.
 Source: Cho et al. 2019, "BlueConnect" (MLSys), with shared memory for what its inner level sends.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import pairwise, zip_longest
 
 import numpy as np
 
 from mpidp.arrays import Array
 from mpidp.collectives import ring, shared
+from mpidp.collectives.wire import Bytes, Plain, Wire
 from mpidp.comm import Algorithm, Communicator, Steps
 from mpidp.comm.communicator import Pending
 
@@ -51,7 +52,6 @@ class Work:
     left: int
     pieces: tuple[tuple[slice, ...], ...]  # by host: of the chunks for which its column works there
     under_way: int  # how many pieces travel at a time
-    longest: int  # piece
 
 
 @lru_cache(256)
@@ -59,17 +59,26 @@ def work(n: int, hosts: tuple[int, ...], rank: int) -> Work:
     """hosts: of each rank, as `Communicator.hosts` gives them."""
     members = [tuple(r for r, h in enumerate(hosts) if h == host) for host in range(max(hosts) + 1)]
     columns = min(len(ranks) for ranks in members)
-    host, chunk = hosts[rank], -(-n // len(hosts))
+    host, count = hosts[rank], pieces_of(n, len(hosts))
     place = members[host].index(rank)
-    count = min(chunk // PIECE, MOST) if chunk >= 3 * PIECE else 1  # two of three or more fit into `scratch`
     if place < columns:
         right, left = (members[(host + way) % len(members)][place] for way in (1, -1))
         workers = [ranks[place::columns] for ranks in members]
     else:
         right, left, workers = rank, rank, [() for _ in members]
     pieces = tuple(tuple(p for r in owners for p in cut(n, len(hosts), r, count)) for owners in workers)
-    under_way, longest = min(count, 2), -(-chunk // count)
-    return Work(host, place, members[host], columns, right, left, pieces, under_way, longest)
+    return Work(host, place, members[host], columns, right, left, pieces, min(count, 2))
+
+
+def pieces_of(n: int, size: int) -> int:
+    """In how many pieces a chunk travels: of three or more, two fit into `scratch`."""
+    chunk = -(-n // size)
+    return min(chunk // PIECE, MOST) if chunk >= 3 * PIECE else 1
+
+
+def bounds(n: int, size: int) -> list[int]:
+    """The grid of the pieces of all chunks."""
+    return [0, *(piece.stop for i in range(size) for piece in cut(n, size, i, pieces_of(n, size)))]
 
 
 def cut(n: int, size: int, i: int, count: int) -> list[slice]:
@@ -89,11 +98,8 @@ def allreduce(comm: Communicator, buffer: Array, scratch: Array, tag: int = 0) -
         yield from ring.allreduce.steps(comm, buffer, scratch, tag)
         return
     mine = work(buffer.size, comm.hosts(), comm.rank)
-    hosts, others = len(mine.pieces), [v for place, v in enumerate(vectors) if place != mine.place]
     yield (comm.local().Ifence(),)
-    yield from around(comm, mine, range(1, 2 * hosts - 1), buffer, vectors, others, scratch, tag)
-    for piece in mine.pieces[(mine.host + 1) % hosts]:  # the last to come
-        write(comm, buffer, piece, others)
+    yield from around(comm, mine, Plain(buffer, scratch, mine.under_way), vectors, tag)
     yield (comm.local().Ifence(),)
 
 
@@ -102,79 +108,106 @@ def reduce_scatter(comm: Communicator, buffer: Array, scratch: Array, tag: int =
     """buffer[chunk r] ← Σ over ranks of buffer[chunk r]; nobody may write its buffer before `all_gather` is done."""
     if buffer.size == 0:
         return
-    vectors = comm.local().shared_parts(buffer)
-    if vectors is None:
+    if comm.local().shared_parts(buffer) is None:
         yield from ring.reduce_scatter.steps(comm, buffer, scratch, tag)
         return
-    mine = work(buffer.size, comm.hosts(), comm.rank)
-    yield (comm.local().Ifence(),)
-    yield from around(comm, mine, range(1, len(mine.pieces)), buffer, vectors, [], scratch, tag)
-    if mine.columns < len(vectors):  # somebody here works for others as well
-        if mine.place < mine.columns:
-            for place in range(mine.place + mine.columns, len(vectors), mine.columns):
-                theirs = ring.chunk(buffer.size, comm.size, mine.members[place])
-                write(comm, buffer, theirs, [vectors[place]])
-        yield (comm.local().Ifence(),)
+    under_way = work(buffer.size, comm.hosts(), comm.rank).under_way
+    yield from coded_reduce_scatter.steps(comm, Plain(buffer, scratch, under_way), tag)
 
 
 @Algorithm
 def all_gather(comm: Communicator, buffer: Array, tag: int = 0) -> Steps:
     """All ranks see what each has written into its chunk of a vector that a host has once (`allocate_common`)."""
-    if buffer.size == 0:
+    yield from coded_all_gather.steps(comm, Plain(buffer), tag)
+
+
+@Algorithm
+def coded_reduce_scatter(comm: Communicator, wire: Wire, tag: int = 0) -> Steps:
+    """`reduce_scatter` over any wire between the hosts, for a vector in shared memory; another takes the flat ring."""
+    if wire.size == 0:
         return
-    if comm.local().shared_parts(buffer) is None:
-        yield from ring.all_gather.steps(comm, buffer, tag)
+    vectors = comm.local().shared_parts(wire.vector)
+    if vectors is None:
+        yield from ring.coded_reduce_scatter.steps(comm, wire, tag)
         return
-    mine = work(buffer.size, comm.hosts(), comm.rank)
-    hosts = len(mine.pieces)
+    mine = work(wire.size, comm.hosts(), comm.rank)
     yield (comm.local().Ifence(),)
-    yield from around(comm, mine, range(hosts, 2 * hosts - 1), buffer, [], [], buffer, tag)
+    yield from around(comm, mine, wire, vectors, tag, hand_out=False)
+    if mine.columns < len(vectors):  # somebody here works for others as well
+        if mine.place < mine.columns:
+            for place in range(mine.place + mine.columns, len(vectors), mine.columns):
+                theirs = ring.chunk(wire.size, comm.size, mine.members[place])
+                write(comm, wire.vector, theirs, [vectors[place]])
+        yield (comm.local().Ifence(),)
+
+
+@Algorithm
+def coded_all_gather(comm: Communicator, wire: Wire, tag: int = 0) -> Steps:
+    """What this rank works for is handed out between the hosts over any wire, and to its neighbours through memory."""
+    if wire.size == 0:
+        return
+    vectors = comm.local().shared_parts(wire.vector)
+    if vectors is None:
+        yield from ring.coded_all_gather.steps(comm, wire, tag)
+        return
+    mine = work(wire.size, comm.hosts(), comm.rank)
+    yield (comm.local().Ifence(),)
+    yield from around(comm, mine, wire, vectors, tag, reduce=False)
     yield (comm.local().Ifence(),)
 
 
 def around(
-    comm: Communicator, mine: Work, steps: range, ours: Array, vectors: list[np.ndarray], others: list[np.ndarray],
-    scratch: Array, tag: int,
+    comm: Communicator, mine: Work, wire: Wire, vectors: list[np.ndarray], tag: int,
+    reduce: bool = True, hand_out: bool = True,
 ) -> Steps:  # fmt: skip
-    """Some steps of the ring of our column over H hosts: 1 .. H - 1 add up, H .. 2 H - 2 hand out.
+    """The ring of our column over H hosts: in steps 1 .. H - 1 it adds up, in steps H .. 2 H - 2 it hands out.
 
-    What is to be added up comes from all `vectors` of this host, ours among them, into ours; what is handed out is
-    written to `others` too when we send it on.
+    What is to be added up comes from all `vectors` of this host into ours; what is handed out is written to those of
+    the others, too, when we send it on.
     """
-    hosts, turn = len(mine.pieces), 0
-    started: deque[tuple[list[Pending], Array | None, Array | None]] = deque()
-    if hosts == 1 and vectors:
+    hosts, turn, ours = len(mine.pieces), 0, wire.vector
+    others = [v for place, v in enumerate(vectors) if place != mine.place and v is not vectors[mine.place]]
+    started: deque[tuple[list[Pending], Callable[[], None] | None]] = deque()
+    if reduce and hosts == 1:
         for piece in mine.pieces[0]:
             shared.add(comm, vectors, mine.place, piece, [])
-    for step in steps:
+    for step in range(1 if reduce else hosts, 2 * hosts - 1 if hand_out else hosts):
         outgoing, incoming = (mine.pieces[(mine.host - i) % hosts] for i in (step, step + 1))
         for out, into in zip_longest(outgoing, incoming):  # a host with more ranks has more pieces
             if len(started) == mine.under_way:
                 yield from settle(*started.popleft())
-            messages, received, sum_here = [], None, None
+            messages, then = [], None
             if into is not None and step < hosts:
-                received, sum_here = scratch[turn * mine.longest :][: into.stop - into.start], ours[into]
-                messages.append(comm.Irecv(received, mine.left, tag))
+                landed = wire.landing(into, turn)
+                messages.append(comm.Irecv(landed, mine.left, tag))
+                then = partial(wire.add, into, landed)
             elif into is not None:
-                messages.append(comm.Irecv(ours[into], mine.left, tag))
+                messages.append(comm.Irecv(wire.home(into), mine.left, tag))
+                then = partial(wire.place, into)
             if out is not None:
                 if step == 1:
                     shared.add(comm, vectors, mine.place, out, [])
-                messages.append(comm.Isend(ours[out], mine.right, tag))
+                send = wire.partial if step < hosts else wire.whole if step == hosts else wire.home
+                messages.append(comm.Isend(send(out), mine.right, tag))
                 if step >= hosts:
                     write(comm, ours, out, others)
-            if sum_here is not None:
+            if into is not None and step < hosts:
                 shared.add(comm, vectors, mine.place, into, [])
-            started.append((messages, sum_here, received))
+            started.append((messages, then))
             turn = (turn + 1) % mine.under_way
     while started:
         yield from settle(*started.popleft())
+    if hand_out:
+        for piece in mine.pieces[(mine.host + 1) % hosts]:  # the last to come, or on one host all
+            if hosts == 1:
+                wire.whole(piece)
+            write(comm, ours, piece, others)
 
 
-def settle(messages: list[Pending], sum_here: Array | None, received: Array | None) -> Steps:
+def settle(messages: list[Pending], then: Callable[[], None] | None) -> Steps:
     yield messages
-    if sum_here is not None:
-        sum_here += received
+    if then is not None:
+        then()
 
 
 def write(comm: Communicator, buffer: Array, part: slice, others: list[np.ndarray]) -> None:
@@ -194,14 +227,33 @@ def allocate_common(comm: Communicator, n: int, dtype: np.dtype) -> Array:
     return shared.allocate_common(comm.local(), n, dtype)
 
 
-def cost(n: int, hosts: Sequence[int], rank: int, itemsize: int) -> tuple[int, int]:
-    """(messages, bytes) that `rank` sends in one all-reduce of n elements, or one reduce-scatter and one all-gather."""
+def cost(n: int, hosts: Sequence[int], rank: int, nbytes: Bytes) -> tuple[int, int]:
+    """(messages, bytes) that `rank` sends in one all-reduce of n elements."""
+    (messages, partial), (more, whole) = (
+        scatter_cost(n, hosts, rank, nbytes),
+        gather_cost(n, hosts, rank, nbytes),
+    )
+    return messages + more, partial + whole
+
+
+def scatter_cost(n: int, hosts: Sequence[int], rank: int, nbytes: Bytes) -> tuple[int, int]:
+    """The same for a reduce-scatter."""
+    return all_but(0, n, hosts, rank, nbytes)
+
+
+def gather_cost(n: int, hosts: Sequence[int], rank: int, nbytes: Bytes) -> tuple[int, int]:
+    """The same for an all-gather."""
+    return all_but(1, n, hosts, rank, nbytes)
+
+
+def all_but(ahead: int, n: int, hosts: Sequence[int], rank: int, nbytes: Bytes) -> tuple[int, int]:
+    """All pieces of the column but those of the host that lies so far ahead of ours on the ring."""
     if n == 0:
         return 0, 0
     mine = work(n, tuple(hosts), rank)
-    after = (mine.host + 1) % len(mine.pieces)
-    sent = [p for skip in (mine.host, after) for i, ps in enumerate(mine.pieces) if i != skip for p in ps]
-    return len(sent), elements(sent) * itemsize
+    skip = (mine.host + ahead) % len(mine.pieces)
+    sent = [p for i, pieces in enumerate(mine.pieces) if i != skip for p in pieces]
+    return len(sent), sum(nbytes(p.stop - p.start) for p in sent)
 
 
 def shared_bytes(n: int, hosts: Sequence[int], rank: int, itemsize: int) -> int:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from mpidp.arrays import Array
-from mpidp.collectives import ring
+from mpidp.collectives.wire import Bytes, chunk, chunk_bounds
 from mpidp.comm import Algorithm, Communicator, Steps
 
 
@@ -21,7 +21,7 @@ def reduce_scatter(comm: Communicator, buffer: Array, scratch: Array, tag: int =
         counts = chunk_lengths(buffer.size, comm.size)
         mine = scratch[: counts[comm.rank]]
         yield (comm.Ireduce_scatter(buffer, mine, counts),)
-        buffer[ring.chunk(buffer.size, comm.size, comm.rank)] = mine
+        buffer[chunk(buffer.size, comm.size, comm.rank)] = mine
 
 
 @Algorithm
@@ -32,14 +32,14 @@ def all_gather(comm: Communicator, buffer: Array, tag: int = 0) -> Steps:
 
 
 def chunk_lengths(n: int, size: int) -> list[int]:
-    return np.diff([i * n // size for i in range(size + 1)]).tolist()
+    return np.diff(chunk_bounds(n, size)).tolist()
 
 
-def cost(n: int, size: int, rank: int, itemsize: int) -> tuple[int, int]:
+def cost(n: int, size: int, rank: int, nbytes: Bytes) -> tuple[int, int]:
     """(messages, bytes) as counted: one buffer handed to the library; what it sends of it cannot be seen."""
-    return (1, n * itemsize) if size > 1 else (0, 0)
+    return (1, nbytes(n)) if size > 1 else (0, 0)
 
 
-def sharded_cost(n: int, size: int, rank: int, itemsize: int) -> tuple[int, int]:
-    """The same for a reduce-scatter (the whole vector is handed over) and an all-gather (our chunk is)."""
-    return (2, (n + chunk_lengths(n, size)[rank]) * itemsize) if size > 1 else (0, 0)
+def gather_cost(n: int, size: int, rank: int, nbytes: Bytes) -> tuple[int, int]:
+    """The same for an all-gather, to which our chunk is handed over (to a reduce-scatter it is the whole vector)."""
+    return (1, nbytes(chunk_lengths(n, size)[rank])) if size > 1 else (0, 0)

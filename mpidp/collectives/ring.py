@@ -11,58 +11,65 @@ for a vector of n bytes: no algorithm sends fewer bytes. Time: 2 (P - 1) α + 2 
 The sum of a chunk is made in one place and then copied, so all ranks hold the same bits.
 """
 
-import numpy as np
+from itertools import pairwise
 
-from mpidp.arrays import Array
+from mpidp.collectives.wire import Bytes, Wire, chunk, chunk_bounds, plain
 from mpidp.comm import Algorithm, Communicator, Steps
 
 
-def chunk(n: int, size: int, i: int) -> slice:
-    """Chunk i (mod `size`) of a vector of n elements cut into `size` chunks that differ by one at most."""
-    i %= size
-    return slice(i * n // size, (i + 1) * n // size)
-
-
 @Algorithm
-def reduce_scatter(comm: Communicator, buffer: Array, scratch: Array, tag: int = 0) -> Steps:
-    """buffer[chunk r] ← Σ over ranks of buffer[chunk r]; the other chunks are left with partial sums.
-
-    `scratch` holds a chunk: ceil(n / P) elements. Cost: P - 1 messages, n (P - 1) / P bytes a rank.
-    """
-    n, size, rank = buffer.size, comm.size, comm.rank
-    right, left = (rank + 1) % size, (rank - 1) % size
-    for step in range(1, size):
-        ours, theirs = chunk(n, size, rank - step), chunk(n, size, rank - step - 1)
-        incoming = scratch[: theirs.stop - theirs.start]
-        yield comm.Irecv(incoming, left, tag), comm.Isend(buffer[ours], right, tag)
-        buffer[theirs] += incoming
-
-
-@Algorithm
-def all_gather(comm: Communicator, buffer: Array, tag: int = 0) -> Steps:
-    """buffer[chunk i] ← rank i's buffer[chunk i], for every i.
+def coded_reduce_scatter(comm: Communicator, wire: Wire, tag: int = 0) -> Steps:
+    """vector[chunk r] ← Σ over ranks of vector[chunk r]; the other chunks are left with partial sums.
 
     Cost: P - 1 messages, n (P - 1) / P bytes a rank.
     """
-    n, size, rank = buffer.size, comm.size, comm.rank
+    n, size, rank = wire.size, comm.size, comm.rank
     right, left = (rank + 1) % size, (rank - 1) % size
-    for step in range(size - 1):
+    for step in range(1, size):
         ours, theirs = chunk(n, size, rank - step), chunk(n, size, rank - step - 1)
-        yield comm.Irecv(buffer[theirs], left, tag), comm.Isend(buffer[ours], right, tag)
+        incoming = wire.landing(theirs)
+        yield comm.Irecv(incoming, left, tag), comm.Isend(wire.partial(ours), right, tag)
+        wire.add(theirs, incoming)
 
 
 @Algorithm
-def allreduce(comm: Communicator, buffer: Array, scratch: Array, tag: int = 0) -> Steps:
-    """buffer ← Σ over ranks of buffer, the same bits on every rank; `scratch` of ceil(n / P) elements or more."""
-    yield from reduce_scatter.steps(comm, buffer, scratch, tag)
-    yield from all_gather.steps(comm, buffer, tag)
+def coded_all_gather(comm: Communicator, wire: Wire, tag: int = 0) -> Steps:
+    """vector[chunk i] ← rank i's vector[chunk i], for every i.
+
+    Cost: P - 1 messages, n (P - 1) / P bytes a rank.
+    """
+    n, size, rank = wire.size, comm.size, comm.rank
+    right, left = (rank + 1) % size, (rank - 1) % size
+    outgoing = wire.whole(chunk(n, size, rank))
+    for step in range(1, size):
+        theirs = chunk(n, size, rank - step)
+        yield comm.Irecv(wire.home(theirs), left, tag), comm.Isend(outgoing, right, tag)
+        wire.place(theirs)
+        outgoing = wire.home(theirs)
 
 
-def cost(n: int, size: int, rank: int, itemsize: int) -> tuple[int, int]:
+allreduce, reduce_scatter, all_gather = plain(coded_reduce_scatter, coded_all_gather)
+
+
+def cost(n: int, size: int, rank: int, nbytes: Bytes) -> tuple[int, int]:
     """(messages, bytes) that `rank` sends in one all-reduce of n elements: exact, also where P does not divide n."""
-    if size == 1:
-        return 0, 0
-    lengths = np.diff([i * n // size for i in range(size + 1)])
-    # Each phase sends every chunk but one: our own sum stays here, and our right neighbour's is not ours to pass on.
-    elements = 2 * n - lengths[rank] - lengths[(rank + 1) % size]
-    return 2 * (size - 1), int(elements) * itemsize
+    (messages, partial), (more, whole) = (
+        scatter_cost(n, size, rank, nbytes),
+        gather_cost(n, size, rank, nbytes),
+    )
+    return messages + more, partial + whole
+
+
+def scatter_cost(n: int, size: int, rank: int, nbytes: Bytes) -> tuple[int, int]:
+    """Of the reduce-scatter: every chunk but our own, whose sum stays here."""
+    return all_but(n, size, rank, nbytes)
+
+
+def gather_cost(n: int, size: int, rank: int, nbytes: Bytes) -> tuple[int, int]:
+    """Of the all-gather: every chunk but our right neighbour's, which is not ours to pass on."""
+    return all_but(n, size, (rank + 1) % size, nbytes)
+
+
+def all_but(n: int, size: int, one: int, nbytes: Bytes) -> tuple[int, int]:
+    sizes = [nbytes(hi - lo) for lo, hi in pairwise(chunk_bounds(n, size))]
+    return size - 1, sum(sizes) - sizes[one]

@@ -19,6 +19,7 @@ import numpy as np
 
 from mpidp.arrays import ALIGNMENT, Array
 from mpidp.collectives import ring
+from mpidp.collectives.wire import Bytes
 from mpidp.comm import Algorithm, Communicator, Steps
 
 BLOCK = 1 << 16
@@ -129,6 +130,6 @@ def allocate_common(comm: Communicator, n: int, dtype: np.dtype) -> Array:
     return vector
 
 
-def cost(n: int, size: int, rank: int, itemsize: int) -> tuple[int, int]:
+def cost(n: int, size: int, rank: int, nbytes: Bytes) -> tuple[int, int]:
     """(messages, bytes) that `rank` sends: none."""
     return 0, 0

@@ -67,11 +67,12 @@ class Communicator(Objects):
     """Ranks 0 .. size-1 that exchange messages; buffers are contiguous arrays of any type, sent as bytes.
 
     A transport (real MPI, threads) supplies `_isend`, `_irecv`, `_ibarrier`, `_iallreduce`, `_ireduce_scatter`,
-    `_iallgather`, `_split`, `_share`, `_unshare`, `_hosts` and `Abort`, a quicker `_ifence` if it has one, and `spin`,
-    the seconds for which a wait tests without sleeping.
+    `_iallgather`, `_split`, `_share`, `_unshare`, `_hosts` and `Abort`, a quicker `_ifence` if it has one, `library`,
+    and `spin`, the seconds for which a wait tests without sleeping.
     """
 
     spin = SHORT_SPIN
+    library = ""  # whose messages these are: name and version
 
     def __init__(self, rank: int, size: int, timeout: float = 600.0):
         self.rank = rank

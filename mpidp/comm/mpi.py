@@ -21,6 +21,8 @@ def addable(buffer: np.ndarray) -> np.ndarray:
 class MPICommunicator(Communicator):
     """A communicator over an MPI one, with non-blocking operations only, so that every wait can be polled."""
 
+    library = f"{MPI.get_vendor()[0]} {'.'.join(map(str, MPI.get_vendor()[1]))}"
+
     def __init__(self, comm: MPI.Comm):
         super().__init__(comm.rank, comm.size)
         self.comm = comm

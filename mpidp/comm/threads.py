@@ -36,6 +36,7 @@ class Mailboxes:
 class ThreadCommunicator(Communicator):
     """A communicator whose ranks are threads; a message is copied when it is sent, so that a send never waits."""
 
+    library = "threads"
     spin = 0.0  # threads share the interpreter: to spin is to keep it from the rank that is awaited
 
     def __init__(

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +23,12 @@ class AllReduceOptions:
     )
 
 
+def bucket_length(dtype: Any, options: AllReduceOptions) -> int:
+    """Elements of a bucket; 0: there are none."""
+    mib = BUCKET_MIB if options.bucket_mib is None else options.bucket_mib
+    return math.ceil(mib * 2**20 / np.dtype(dtype).itemsize)
+
+
 class AllReduce(Strategy):
     """g ← Σ_ranks g_r (each already scaled by 1 / global batch); x ← optimizer(x, g), on every rank.
 
@@ -37,10 +44,13 @@ class AllReduce(Strategy):
 
     def __init__(self, setup: Setup, options: AllReduceOptions):
         super().__init__(setup, options)
-        bucket = BUCKET_MIB if options.bucket_mib is None else options.bucket_mib
-        length = math.ceil(bucket * 2**20 / np.dtype(setup.dtype).itemsize)
+        length = bucket_length(setup.dtype, options)
         self.sum = Buckets(self.comm, setup.collective, setup.size, length, setup.xp, setup.dtype)
         self.optimizer = setup.optimizer(0, setup.size, self.sum.scratch[0])
+
+    @classmethod
+    def summed_at_once(cls, n: int, dtype: Any, options: AllReduceOptions) -> int:
+        return min(n, bucket_length(dtype, options) or n)
 
     def ready(self, lo: int, hi: int) -> None:
         if self.sum.early:

@@ -78,8 +78,7 @@ class Averaging(LocalSteps):
         xp, n = setup.xp, setup.size
         node_period = options.node_period or options.period
         self.local: Communicator | None = self.comm.local() if node_period < options.period else None
-        fewest = self.local.size if self.local else self.comm.size
-        self.scratch = xp.empty(-(-n // fewest), setup.dtype)
+        self.scratch = setup.scratch(n, self.comm, *filter(None, [self.local]))
         self.anchor = xp.empty(n, setup.dtype)  # x₀
         outer = OUTER[options.outer]
         self.outer = outer(setup, n, options.outer_lr, options.outer_momentum, options.outer_nesterov)
@@ -198,8 +197,7 @@ class Averaging(LocalSteps):
         if self.averages(t):
             messages, sent = self.allreduce_cost()
         elif self.averages_inside(t):
-            hosts, itemsize = [0] * self.local.size, np.dtype(self.setup.dtype).itemsize
-            messages, sent = self.setup.collective.cost(self.setup.size, hosts, self.local.rank, itemsize)
+            messages, sent = self.route_cost(self.setup.collective.cost, comm=self.local)
         else:
             return 0, 0
         others = self.local.size - 1

@@ -15,6 +15,7 @@ import numpy as np
 
 from mpidp.arrays import Array, zeros
 from mpidp.collectives import Collective, Cost, broadcast
+from mpidp.collectives.wire import plain_bytes
 from mpidp.comm import Communicator
 from mpidp.nn.layer import Parameter
 from mpidp.optim import clip_scale, squared_norm
@@ -36,6 +37,11 @@ class Setup:
     clip: float | None  # limit on the gradient's norm
     parameters: Sequence[Parameter] = ()  # the model's tensors: names, shapes, places in the flat vector
     seed: int = 0  # of whatever a strategy draws
+
+    def scratch(self, n: int, *comms: Communicator) -> Array:
+        """Memory in which the route sums vectors of up to n elements, over any of `comms` (default: all ranks)."""
+        longest = max(self.collective.scratch(n, comm.size) for comm in comms or [self.comm])
+        return self.xp.empty(longest, self.dtype)
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,8 @@ class Strategy:
     Options: type = NoOptions
     uses_collective = True
     """Whether the route (`--collective`) means anything to this strategy."""
+    scatters = False
+    """Whether it sums each rank's part at that rank, for which not every route has an algorithm."""
     replicated = True
     """Whether `params` and `state()` are the same on every worker at every step, so that one copy is a checkpoint."""
 
@@ -80,6 +88,11 @@ class Strategy:
     def count_workers(cls, ranks: int, options: Any) -> int:
         """How many ranks hold samples: ranks 0 .. workers - 1. Raises UserError where `ranks` is too small."""
         return ranks
+
+    @classmethod
+    def summed_at_once(cls, n: int, dtype: Any, options: Any) -> int:
+        """How many of n elements it sums at a time by a route that moves them while backward computes."""
+        return n
 
     @classmethod
     def optimizer_share(cls, ranks: int) -> float:
@@ -141,11 +154,12 @@ class Strategy:
         """(messages, bytes) of this rank in one all-reduce of `grads` by the chosen route."""
         return self.route_cost(self.setup.collective.cost)
 
-    def route_cost(self, cost: Cost, n: int | None = None) -> tuple[int, int]:
-        """One of the route's costs, for n elements (default: the flat vector)."""
-        itemsize = np.dtype(self.setup.dtype).itemsize
-        n = self.setup.size if n is None else n
-        return cost(n, self.comm.hosts(), self.comm.rank, itemsize)
+    def route_cost(
+        self, cost: Cost, n: int | None = None, comm: Communicator | None = None
+    ) -> tuple[int, int]:
+        """One of the route's costs, for n elements (default: the flat vector) over `comm` (default: all ranks)."""
+        n, comm = self.setup.size if n is None else n, comm or self.comm
+        return cost(n, comm.hosts(), comm.rank, plain_bytes(self.setup.dtype))
 
     def add_over(self, ranks: Sequence[int], value: float) -> float:
         """Σ of one number over `ranks`, in their order: the same bits on each of them; 0 where clipping is off.

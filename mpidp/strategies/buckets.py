@@ -35,7 +35,7 @@ class Buckets:
             len(self.slices) > 1
         )  # a single one is complete when backward is done, and so is left to `finish`
         longest = min(n, length) if self.early else n
-        self.scratch = [xp.empty(-(-longest // comm.size), dtype) for _ in range(self.lanes)]
+        self.scratch = [xp.empty(route.scratch(longest, comm.size), dtype) for _ in range(self.lanes)]
         self.under_way: deque[UnderWay] = deque()  # in the order of their start
         self.started = 0  # buckets of this step
         self.complete = n  # elements from here on are final

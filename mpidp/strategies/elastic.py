@@ -49,7 +49,7 @@ class ElasticAveraging(LocalSteps):
                 f"--elasticity {self.elasticity:g} with {ranks} rank(s): the centre would overshoot the replicas "
                 f"ever farther; it must be less than 2 / (ranks + 1) = {2 / (ranks + 1):.4g}"
             )
-        self.scratch = setup.xp.empty(-(-setup.size // ranks), setup.dtype)
+        self.scratch = setup.scratch(setup.size)
         self.centre = setup.xp.empty(setup.size, setup.dtype)
         self.optimizer = setup.optimizer(0, setup.size, self.centre)
 

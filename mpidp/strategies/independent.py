@@ -15,7 +15,7 @@ class Independent(LocalSteps):
 
     def __init__(self, setup: Setup, options):
         super().__init__(setup, options)
-        self.scratch = setup.xp.empty(-(-setup.size // self.comm.size), setup.dtype)
+        self.scratch = setup.scratch(setup.size)
         self.optimizer = setup.optimizer(0, setup.size, self.scratch)
         self.samples = 0
         self.total = 0

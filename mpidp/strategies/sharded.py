@@ -18,12 +18,13 @@ class Sharded(Strategy):
     Source: Rajbhandari et al. 2019, "ZeRO", arXiv 1910.02054 (stages 1 and 2).
     """
 
+    scatters = True
+
     def __init__(self, setup: Setup, options):
         super().__init__(setup, options)
         self.route = setup.collective
-        size = self.comm.size
-        self.part = slice(self.comm.rank * setup.size // size, (self.comm.rank + 1) * setup.size // size)
-        self.scratch = setup.xp.empty(-(-setup.size // size), setup.dtype)
+        self.part = self.route.part(setup.size, self.comm.size, self.comm.rank)
+        self.scratch = setup.scratch(setup.size)
         self.optimizer = setup.optimizer(self.part.start, self.part.stop, self.scratch)
 
     @classmethod
@@ -45,7 +46,8 @@ class Sharded(Strategy):
             self.route.all_gather(self.comm, self.params)
 
     def cost(self, t: int) -> tuple[int, int]:
-        messages, sent = self.route_cost(self.route.sharded_cost)
+        halves = self.route_cost(self.route.scatter_cost), self.route_cost(self.route.gather_cost)
+        messages, sent = map(sum, zip(*halves, strict=True))
         norms = self.comm.size - 1 if self.setup.clip is not None else 0
         return messages + norms, sent + 8 * norms
 

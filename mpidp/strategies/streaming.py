@@ -94,7 +94,7 @@ class Streaming(LocalSteps):
         xp, n, dtype = setup.xp, setup.size, setup.dtype
         self.parts = cut(setup.parameters, options.fragments)
         self.gap = options.period // options.fragments
-        self.scratch = xp.empty(-(-n // self.comm.size), dtype)
+        self.scratch = setup.scratch(n)
         self.anchor = xp.empty(n, dtype)  # a
         self.outers = [
             OuterSGD(setup, part.stop - part.start, options.outer_lr, options.outer_momentum, True)

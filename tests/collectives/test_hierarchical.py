@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpidp.collectives import hierarchical, ring
+from mpidp.collectives.wire import plain_bytes
 from mpidp.comm import run_ranks
 from tests.routes import check_route, vector
 
@@ -26,15 +27,18 @@ ARRANGEMENTS = {
     "2 + 5 + 3": [0, 1, 1, 2, 1, 2, 0, 1, 1, 2],
 }
 LENGTHS = [0, 1, 2, 3, 7, 64, 1001]
+FLOAT = plain_bytes(np.float32)
 TYPES = [np.float16, ml_dtypes.bfloat16, np.float32, np.float64]
 
 
 @pytest.mark.parametrize("name", ARRANGEMENTS)
 def test_sums_and_messages(name):
-    hosts = ARRANGEMENTS[name]
-    for length in LENGTHS:
-        for dtype in TYPES:
-            run_ranks(len(hosts), check_route, "hierarchical", length, dtype, hosts=hosts)
+    def body(comm):
+        for length in LENGTHS:
+            for dtype in TYPES:
+                check_route(comm, "hierarchical", length, dtype)
+
+    run_ranks(len(ARRANGEMENTS[name]), body, hosts=ARRANGEMENTS[name])
 
 
 @pytest.fixture
@@ -47,16 +51,18 @@ def short_pieces(monkeypatch):
 
 @pytest.mark.parametrize("name", ARRANGEMENTS)
 def test_sums_and_messages_in_pieces(name, short_pieces):
-    hosts = ARRANGEMENTS[name]
-    for length in [*LENGTHS, 30, 99]:
-        run_ranks(len(hosts), check_route, "hierarchical", length, np.float32, hosts=hosts)
+    def body(comm):
+        for length in [*LENGTHS, 30, 99]:
+            check_route(comm, "hierarchical", length, np.float32)
+
+    run_ranks(len(ARRANGEMENTS[name]), body, hosts=ARRANGEMENTS[name])
 
 
 def test_pieces_are_counted(short_pieces):
     """A chunk of 10 in 3 pieces: 2 (H - 1) m messages, and the bytes as before."""
-    assert hierarchical.cost(40, [0, 0, 1, 1], 0, 4) == (2 * 3, 2 * 10 * 4)
-    assert hierarchical.cost(32, [0, 0, 1, 1], 0, 4) == (2, 2 * 8 * 4)
-    assert hierarchical.cost(4000, [0, 0, 1, 1], 0, 4) == (2 * 16, 2 * 1000 * 4)
+    assert hierarchical.cost(40, [0, 0, 1, 1], 0, FLOAT) == (2 * 3, 2 * 10 * 4)
+    assert hierarchical.cost(32, [0, 0, 1, 1], 0, FLOAT) == (2, 2 * 8 * 4)
+    assert hierarchical.cost(4000, [0, 0, 1, 1], 0, FLOAT) == (2 * 16, 2 * 1000 * 4)
 
 
 @settings(max_examples=60, deadline=None)
@@ -78,7 +84,7 @@ def test_the_same_bits_everywhere(hosts, length, seed):
     order = list(dict.fromkeys(hosts))
     numbered = [order.index(host) for host in hosts]
     for rank, (_, messages, sent, shared) in enumerate(results):
-        assert (messages, sent) == hierarchical.cost(length, numbered, rank, 8)
+        assert (messages, sent) == hierarchical.cost(length, numbered, rank, plain_bytes(np.float64))
         assert shared == hierarchical.shared_bytes(length, numbered, rank, 8)
 
 
@@ -89,7 +95,7 @@ def test_costs_are_those_stated(hosts, local, in_turn):
     ranks, n = hosts * local, 120
     arrangement = [rank % hosts if in_turn else rank // local for rank in range(ranks)]
     for rank in range(ranks):
-        found = hierarchical.cost(n, arrangement, rank, 4)
+        found = hierarchical.cost(n, arrangement, rank, FLOAT)
         assert found == (2 * (hosts - 1), 2 * 4 * n * (hosts - 1) // ranks)
         assert hierarchical.shared_bytes(n, arrangement, rank, 4) == 2 * 4 * n * (local - 1) // local
 
@@ -99,14 +105,14 @@ def test_costs_are_those_stated(hosts, local, in_turn):
 def test_no_arrangement_sends_more_over_the_link_than_the_optimum(name, length):
     """Every host must send what it works for; all hosts together 2 n (H - 1)."""
     hosts = ARRANGEMENTS[name]
-    total = sum(hierarchical.cost(length, hosts, rank, 1)[1] for rank in range(len(hosts)))
+    total = sum(hierarchical.cost(length, hosts, rank, int)[1] for rank in range(len(hosts)))
     assert total == 2 * length * max(hosts)
 
 
 def test_one_rank_a_host_sends_what_the_ring_sends():
     for length in LENGTHS[1:]:
         for rank in range(4):
-            assert hierarchical.cost(length, range(4), rank, 4) == ring.cost(length, 4, rank, 4)
+            assert hierarchical.cost(length, range(4), rank, FLOAT) == ring.cost(length, 4, rank, FLOAT)
 
 
 @pytest.mark.parametrize("name", ARRANGEMENTS)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpidp.collectives import COLLECTIVES
+from mpidp.collectives.wire import plain_bytes
 from mpidp.comm import run_ranks
 from mpidp.data import Schema
 from mpidp.models import MODELS
@@ -33,10 +34,11 @@ def buckets(comm, length: int, route: str = "ring", n: int = N) -> tuple[Buckets
 
 def one_after_another(comm, length: int, route: str) -> np.ndarray:
     """What the route's all-reduce makes of every slice, each waited for."""
-    held = COLLECTIVES[route].allocate(comm, N, np.dtype(np.float64))
+    route = COLLECTIVES[route]
+    held = route.allocate(comm, N, np.dtype(np.float64))
     held[...] = vector(comm.rank)
     for part in cut(N, length):
-        COLLECTIVES[route].allreduce(comm, held[part], np.empty(N))
+        route.allreduce(comm, held[part], np.empty(route.scratch(N, comm.size)))
     return held.copy()
 
 
@@ -73,7 +75,9 @@ def test_the_same_bits_as_one_after_another(route, ranks, length):
             sent = own.traffic - before
             assert (held == expected).all()
             costs = [
-                COLLECTIVES[route].cost(part.stop - part.start, own.hosts(), own.rank, held.itemsize)
+                COLLECTIVES[route].cost(
+                    part.stop - part.start, own.hosts(), own.rank, plain_bytes(held.dtype)
+                )
                 for part in cut(N, length)
             ]
             assert (sent.messages, sent.bytes) == tuple(map(sum, zip(*costs, strict=True)))
