@@ -1,5 +1,6 @@
 """The report of `benchmarks/collectives.py` as tables: for a terminal, and as Markdown for the documentation."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +11,7 @@ from benchmarks.bandwidth import ALL_REDUCE, REDUCE_SCATTER
 from benchmarks.turns import MEMORY
 
 WORDS = ("type", "route", "better", "auto takes", "messages")  # columns that hold no numbers
+LONG = 48  # characters: what is longer may wrap on a terminal
 
 
 @dataclass
@@ -19,19 +21,21 @@ class Sheet:
     title: str
     columns: list[str]
     rows: list[list[str]] = field(default_factory=list)
+    words: Sequence[str] = WORDS
 
     def markdown(self) -> str:
         headers = [column.replace("|", " (") + ")" * ("|" in column) for column in self.columns]
-        align = ["---" if column in WORDS else "---:" for column in self.columns]
+        align = ["---" if column in self.words else "---:" for column in self.columns]
         lines = "".join(f"| {' | '.join(row)} |\n" for row in [headers, align, *self.rows])
         return f"{self.title[0].upper()}{self.title[1:]}:\n\n{lines}\n"
 
     def table(self) -> Table:
         made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        for column in self.columns:
+        for i, column in enumerate(self.columns):
             name, _, unit = column.partition("|")
             header = f"{name}\n({unit})" if unit else name
-            made.add_column(header, justify="left" if name in WORDS else "right", no_wrap=True)
+            short = all(len(row[i]) <= LONG for row in self.rows)
+            made.add_column(header, justify="left" if name in self.words else "right", no_wrap=short)
         sections = len({row[0] for row in self.rows}) < len(self.rows)
         for row, after in zip(self.rows, [*self.rows[1:], None], strict=True):
             made.add_row(*row, end_section=sections and after is not None and after[0] != row[0])
