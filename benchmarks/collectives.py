@@ -31,6 +31,7 @@ from mpidp.errors import UserError
 SIZES = "4K,16K,64K,256K,1M,4M,16M,64M,128M"
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 OUT = ROOT / "docs" / "results" / "collectives.json"
+WIDEST = 150  # characters of a table, beyond which its cells wrap
 
 
 def body(comm: Communicator, arguments: Sequence[str]) -> int:
@@ -118,17 +119,19 @@ def quotient(these: Sequence[float], those: Sequence[float]) -> float:
     return statistics.median(a / b for a, b in zip(these, those, strict=True))
 
 
-def publish(report: dict[str, Any], made: Sequence[Sheet], path: Path) -> None:
+def publish(report: dict[str, Any], made: Sequence[Sheet], path: Path, indent: int | None = 1) -> None:
     """Print the tables, and write the file, with the tables in a .md beside it. Raises UserError where it cannot."""
     columns = machine.terminal_columns()
     console = Console(force_terminal=columns is not None, width=max(columns or 0, 118), highlight=False)
-    for sheet in made:
-        console.print(sheet.title, sheet.table(), sep="\n")
+    tables = [sheet.table() for sheet in made]
+    console.width = max(console.width, *(min(console.measure(table).maximum, WIDEST) for table in tables))
+    for sheet, table in zip(made, tables, strict=True):
+        console.print(sheet.title, table, sep="\n")
     for note in report["notes"]:
         console.print(f"note: {note}", markup=False, soft_wrap=True)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(report, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8")
         path.with_suffix(".md").write_text("".join(sheet.markdown() for sheet in made), encoding="utf-8")
     except OSError as error:
         raise UserError(f"--out {path}: cannot be written: {error.strerror}") from None

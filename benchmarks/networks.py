@@ -29,7 +29,9 @@ from mpidp.errors import UserError
 MEASURED = ROOT / "docs" / "results" / "link.json"
 OUT = ROOT / "docs" / "results" / "networks.json"
 HOSTS = {"block": (0, 0, 1, 1), "cyclic": (0, 1, 0, 1)}
-ETHERNET = 1448 / 1538  # of an Ethernet link's bits are a program's: a frame of 1538 bytes with gaps carries 1448 over TCP
+ETHERNET = (
+    1448 / 1538
+)  # of a link's bits are a program's: a frame takes 1538 bytes of it, TCP's part has 1448
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Network:
     """A link of every host: latency in seconds, rate in bytes a second each way, and where the figures are from."""
 
     name: str
+    short: str
     title: str
     alpha: float
     rate: float
@@ -52,21 +55,21 @@ NETWORKS = {
     network.name: network
     for network in (
         Network(
-            "1gbe", "1 GbE", 50e-6, 1e9 / 8 * ETHERNET,
+            "1gbe", "1 GbE", "gigabit Ethernet", 50e-6, 1e9 / 8 * ETHERNET,
             "α: MPICH over gigabit Ethernet, 50 µs (Lawlor, CS 441, University of Alaska Fairbanks, 2009); "
             "rate: 1 Gbit/s less frames, IP and TCP headers",
         ),
         Network(
-            "10gbe", "10 GbE", 20e-6, 10e9 / 8 * ETHERNET,
+            "10gbe", "10 GbE", "10-gigabit Ethernet", 20e-6, 10e9 / 8 * ETHERNET,
             "α: 20 µs between programs over TCP (Hurwitz & Feng, Hot Interconnects 11, 2003); "
             "rate: 10 Gbit/s less frames, IP and TCP headers",
         ),
         Network(
-            "ib100", "100 Gb InfiniBand", 1e-6, 12.1e9,
+            "ib100", "IB 100", "100 Gbit/s InfiniBand", 1e-6, 12.1e9,
             "assumed: 1 µs and 12.1 GB/s (97 % of 100 Gbit/s), the order of what adapters of this class reach with MPI",
         ),
         Network(
-            "wan", "WAN", 50e-3, 100e6 / 8,
+            "wan", "WAN", "a wide-area network", 50e-3, 100e6 / 8,
             "assumed: 100 ms there and back, as between continents, and 100 Mbit/s for each site",
         ),
     )
@@ -130,7 +133,11 @@ def check(measured: dict[str, Any]) -> dict[str, Any]:
 
 def constants() -> Sheet:
     """The networks as a table."""
-    sheet = Sheet("networks, for every host a link of its own", ["network", "α|µs", "rate|MB/s", "source"], words=("network", "source"))
+    sheet = Sheet(
+        "networks, for every host a link of its own",
+        ["network", "α|µs", "rate|MB/s", "source"],
+        words=("network", "source"),
+    )
     for network in NETWORKS.values():
         sheet.rows.append(
             [network.title, f"{1e6 * network.alpha:,g}", f"{network.rate / 1e6:,.1f}", network.source]

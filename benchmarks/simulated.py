@@ -3,8 +3,8 @@
 Each rank is a thread with a clock of its own. It goes on by what it computes and by what it waits for, and a message is
 stamped with the time at which its last byte arrives. Before a rank sends, tests or waits, all ranks whose clocks are
 behind its own go first; so messages are sent in the order of their times, links are shared as they would be, and
-whatever a strategy makes depend on who is first (overlap, asynchronous servers) depends on the modelled network. What is
-the same each time it is run is the same here: nothing depends on the machine unless `cpu` is set.
+whatever depends on who is first (overlap, asynchronous servers) depends on the modelled network. Nothing depends on
+the machine unless `cpu` is set.
 """
 
 import math
@@ -24,7 +24,9 @@ from mpidp.errors import RunError, UserError
 if TYPE_CHECKING:
     from benchmarks.networks import Network
 
-POLL = 1e-6  # seconds that a test takes which finds nothing: whoever polls in a loop must come to a later time
+POLL = (
+    1e-6  # seconds that a test takes which finds nothing: whoever polls in a loop must come to a later time
+)
 Time = Callable[[], float | None]  # when something is complete; None as long as that is not known
 
 
@@ -206,7 +208,9 @@ class SimulatedCommunicator(ThreadCommunicator):
         def take() -> None:
             _, data = world.mail.pop(message)
             if data.size != raw.size:
-                raise RunError(f"rank {self.rank} expected {raw.size} bytes from rank {source}, not {data.size}")
+                raise RunError(
+                    f"rank {self.rank} expected {raw.size} bytes from rank {source}, not {data.size}"
+                )
             raw[:] = data
 
         return Due(world, self.me, when, take)
@@ -265,9 +269,7 @@ def run_simulated(
     world = World(hosts, network, cpu)
 
     def inside(thread: ThreadCommunicator) -> Any:
-        comm = SimulatedCommunicator(
-            thread.rank, size, thread.mailboxes, (), hosts, world, range(size)
-        )
+        comm = SimulatedCommunicator(thread.rank, size, thread.mailboxes, (), hosts, world, range(size))
         error: BaseException | None = None
         try:
             world.enter(comm.rank)

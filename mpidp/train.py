@@ -6,13 +6,13 @@ options; `strategies/` hold sync and merge; `evaluation.py` scores the merged mo
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mpidp.building import build
+from mpidp.building import Job, build
 from mpidp.comm import Communicator
 from mpidp.comm.world import guarded
 from mpidp.commandline import wants_help
@@ -24,13 +24,22 @@ from mpidp.progress import Progress
 from mpidp.workspace import Resumed, configure, open_folder
 
 
-def train(config: Config, comm: Communicator, folder: Path, resumed: Resumed | None) -> dict[str, Any]:
-    """Run the job that `config` describes on the ranks of `comm`; its summary, the same on every rank."""
+def train(
+    config: Config,
+    comm: Communicator,
+    folder: Path,
+    resumed: Resumed | None,
+    watch: Callable[[Job, Path, Resumed | None], Progress] = Progress,
+) -> dict[str, Any]:
+    """Run the job that `config` describes on the ranks of `comm`; its summary, the same on every rank.
+
+    watch: what makes the `Progress` that is told of every step.
+    """
     run = config.run
     job = build(config, comm, resumed)  # every worker has its shard of the samples, a model, and the strategy
     model, strategy = job.model, job.strategy
     open_folder(config, folder, comm)
-    progress = Progress(job, folder, resumed)
+    progress = watch(job, folder, resumed)
 
     if comm.rank == 0:
         model.initialise(run.seed)

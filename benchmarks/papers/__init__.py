@@ -1,0 +1,1 @@
+"""What the papers claim, at our scale: `__main__.py`."""
