@@ -124,7 +124,8 @@ def publish(report: dict[str, Any], made: Sequence[Sheet], path: Path, indent: i
     columns = machine.terminal_columns()
     console = Console(force_terminal=columns is not None, width=max(columns or 0, 118), highlight=False)
     tables = [sheet.table() for sheet in made]
-    console.width = max(console.width, *(min(console.measure(table).maximum, WIDEST) for table in tables))
+    room = console.options.update(width=WIDEST)
+    console.width = max([console.width, *(console.measure(table, options=room).maximum for table in tables)])
     for sheet, table in zip(made, tables, strict=True):
         console.print(sheet.title, table, sep="\n")
     for note in report["notes"]:

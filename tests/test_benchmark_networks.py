@@ -174,8 +174,9 @@ def test_a_replayed_run_takes_compute_and_messages():
 
 
 def test_a_slowed_rank_holds_the_others_up():
-    found = replayed("--bucket-mib", "0", slow={2: 3.0})
-    assert found.times[-1] == pytest.approx(replayed("--bucket-mib", "0").times[-1] + 4 * 2.0, rel=1e-6)
+    """By what it computes longer, less a message a step that has long been there when it comes for it."""
+    later = replayed("--bucket-mib", "0", slow={2: 3.0}).times[-1] - replayed("--bucket-mib", "0").times[-1]
+    assert 4 * 2.0 - 4 * 0.051 < later <= 4 * 2.0
 
 
 def test_sums_during_backward_end_earlier_and_averaging_saves_what_it_does_not_send():

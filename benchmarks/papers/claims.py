@@ -115,11 +115,11 @@ EXPERIMENTS = {
     for experiment in (
         Experiment(
             name="diloco",
-            claim="DiLoCo performs as well as fully synchronous training, in the same number of steps, and sends "
-            "500 times less (H = 500, 8 workers)",
-            source="Douillard et al. 2023, arXiv 2311.08105",
+            claim="as good as fully synchronous training in the same number of steps, and 500 times less is sent "
+            "(H = 500, 8 workers)",
+            source="Douillard et al. 2023, 2311.08105",
             ranks=4,
-            common=f"{GPT} --batch-size 16 --steps 2500 --lr 3e-3 --log-every 2500 --bucket-mib 0",
+            common=f"{GPT} --batch-size 16 --steps 2000 --lr 3e-3 --log-every 2000",
             sides={
                 "data parallel": "--sync allreduce --bucket-mib 0",
                 "DiLoCo, H = 50": "--sync averaging --period 50 --outer sgd",
@@ -128,7 +128,79 @@ EXPERIMENTS = {
             seeds=2,
             shown=(LOSS, SENT),
             judge=diloco,
-            quick="--steps 1000",
+            quick="--steps 500",
+        ),
+        Experiment(
+            name="post-local",
+            claim="first synchronous, then local SGD generalises better than the same large batch",
+            source="Lin et al. 2018, 1808.07217",
+            ranks=4,
+            common=f"{DIGITS} --optimizer sgd --epochs 20 --log-every 1000",
+            sides={
+                "small batch": "--sync allreduce --batch-size 32 --lr 0.1",
+                "large batch": "--sync allreduce --batch-size 256 --lr 0.8 --schedule cosine --warmup 10",
+                "post-local SGD": "--sync averaging --batch-size 256 --lr 0.8 --schedule cosine --warmup 10 "
+                "--sync-steps 50 --period 8",
+            },
+            seeds=5,
+            shown=(CORRECT, LOSS, SENT),
+            judge=post_local,
+            quick="--epochs 2",
+        ),
+        Experiment(
+            name="powersgd",
+            claim="rank 2 reaches what plain SGD reaches, and sends a small part of it",
+            source="Vogels et al. 2019, 1905.13727",
+            ranks=4,
+            common=f"{GPT} --batch-size 16 --steps 600 --lr 3e-3 --log-every 600",
+            sides={
+                "plain": "--sync allreduce",
+                "PowerSGD, rank 2": "--sync allreduce --compress powersgd --rank 2",
+            },
+            seeds=2,
+            shown=(LOSS, SENT),
+            judge=powersgd,
+            quick="--steps 20",
+        ),
+        Experiment(
+            name="gossip",
+            claim="one-peer exponential graphs, one message a step, are as good as graphs with more neighbours",
+            source="Ying et al. 2021, 2110.13363",
+            ranks=8,
+            common="--model mlp --data digits --validation-fraction 0.3 --optimizer sgd --lr 0.1 --batch-size 64 "
+            "--epochs 15 --split dirichlet --alpha 0.3 --log-every 1000 --sync gossip",
+            sides={
+                "ring": "--graph ring",
+                "one-peer exponential": "--graph one-peer",
+                "exponential": "--graph exponential",
+            },
+            seeds=3,
+            shown=(LOSS, CORRECT, MESSAGES, SENT),
+            judge=gossip,
+            quick="--epochs 1",
+        ),
+        Experiment(
+            name="splits",
+            claim="averaged models of shards that are not alike are worse, the more the shards differ; random and "
+            "hash splits make them alike",
+            source="Zhao et al. 2018, 1806.00582; Hsu et al. 2019, 1909.06335",
+            ranks=4,
+            common="--model mlp --collective ring --batch-size 32 --epochs 10 --optimizer sgd --lr 0.1 "
+            "--log-every 1000 --sync averaging --period 64",
+            sides={
+                "random": "--split random",
+                "hash": "--split hash",
+                "contiguous: classes in order": "--split contiguous",
+                "dirichlet, α = 100": "--split dirichlet --alpha 100",
+                "dirichlet, α = 1": "--split dirichlet --alpha 1",
+                "dirichlet, α = 0.1": "--split dirichlet --alpha 0.1",
+            },
+            seeds=5,
+            shown=(CORRECT, LOSS),
+            judge=splits,
+            quick="--epochs 1",
+            data=sorted_digits,
+            note="the training samples lie in the order of their classes; every shard is worked on by one rank alone",
         ),
     )
 }

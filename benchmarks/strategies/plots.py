@@ -31,7 +31,7 @@ def style(i: int, count: int) -> dict[str, Any]:
         "linestyle": DASHES[turn % len(DASHES)],
         "marker": MARKS[(colour + 2 * turn) % len(MARKS)],
         "markersize": 4 + 4 * breadth,
-        "linewidth": 1.2 + 2.2 * breadth,
+        "linewidth": 1.2 + 3.2 * breadth,
     }
 
 
@@ -106,7 +106,7 @@ def draw(axes: Any, report: dict[str, Any], chart: dict[str, Any]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     if left_out:
         text = "not on this axis: " + ", ".join(left_out)
-        axes.text(0.99, 0.985, shortened(text), transform=axes.transAxes, fontsize=7, ha="right", va="top")
+        axes.text(0.01, 0.02, shortened(text), transform=axes.transAxes, fontsize=7)
 
 
 def scale(axes: Any, unit: str) -> None:
