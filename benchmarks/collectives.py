@@ -119,8 +119,11 @@ def quotient(these: Sequence[float], those: Sequence[float]) -> float:
     return statistics.median(a / b for a, b in zip(these, those, strict=True))
 
 
-def publish(report: dict[str, Any], made: Sequence[Sheet], path: Path, indent: int | None = 1) -> None:
-    """Print the tables, and write the file, with the tables in a .md beside it. Raises UserError where it cannot."""
+def publish(report: dict[str, Any], made: Sequence[Sheet], path: Path, full: bool = True) -> None:
+    """Print the tables, and write the file, with the tables in a .md beside it. Raises UserError where it cannot.
+
+    full: the JSON is indented, to be read; else it is short, and the notes stand below the tables in the .md too.
+    """
     columns = machine.terminal_columns()
     console = Console(force_terminal=columns is not None, width=max(columns or 0, 118), highlight=False)
     tables = [sheet.table() for sheet in made]
@@ -132,8 +135,11 @@ def publish(report: dict[str, Any], made: Sequence[Sheet], path: Path, indent: i
         console.print(f"note: {note}", markup=False, soft_wrap=True)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        indent = 1 if full else None
         path.write_text(json.dumps(report, indent=indent, ensure_ascii=False) + "\n", encoding="utf-8")
-        path.with_suffix(".md").write_text("".join(sheet.markdown() for sheet in made), encoding="utf-8")
+        notes = [] if full else [f"- {note}\n" for note in report["notes"]]
+        texts = [*(sheet.markdown() for sheet in made), *notes]
+        path.with_suffix(".md").write_text("".join(texts), encoding="utf-8")
     except OSError as error:
         raise UserError(f"--out {path}: cannot be written: {error.strerror}") from None
     console.print(f"written: {os.path.relpath(path)}, and its tables as .md", markup=False, soft_wrap=True)

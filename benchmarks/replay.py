@@ -1,6 +1,7 @@
 """How long a run would have taken on a named network: its messages once more, between ranks that keep modelled time."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from mpidp.building import Job, build
 from mpidp.config import Config
 
 FORWARD = 1 / 3  # of a gradient's time; backward takes the rest
+LOOKS = 16  # how often, at least, backward lets the strategy move its messages on
 SIZE = 1e-3  # of the made-up gradients: what is sent, and when, does not depend on them
 
 
@@ -43,10 +45,10 @@ def replay(
     and with `cpu` it counts as it is measured here. Gradients are made up.
     Raises UserError where this route needs ranks that share memory, or cannot be seen into.
     """
-    config = dataclasses.replace(config, run=dataclasses.replace(config.run, collective=route))
 
     def body(comm: SimulatedCommunicator) -> tuple[list[float], tuple[int, int]]:
-        job = build(config, comm)
+        ours = dataclasses.replace(config, run=dataclasses.replace(config.run, collective=route))
+        job = build(ours, comm)  # which writes into it what it has chosen
         if comm.rank == 0:
             job.model.initialise(config.run.seed)
         job.strategy.start()
@@ -75,9 +77,12 @@ def take(job: Job, comm: SimulatedCommunicator, t: int, a_sample: float, noise: 
     whole = step.samples * a_sample
     comm.compute(FORWARD * whole)
     for parameter in reversed(job.model.parameters):
-        comm.compute((1 - FORWARD) * whole * (parameter.hi - parameter.lo) / job.model.size)
+        share = (parameter.hi - parameter.lo) / job.model.size
+        parts = math.ceil(LOOKS * share)
+        for _ in range(parts):
+            comm.compute((1 - FORWARD) * whole * share / parts)
+            job.strategy.advance()
         job.strategy.ready(parameter.lo, parameter.hi)
-        job.strategy.advance()
     job.strategy.step(step)
 
 

@@ -12,17 +12,15 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from benchmarks.networks import Network
 from mpidp.comm import Communicator, run_ranks
 from mpidp.comm.communicator import Pending
 from mpidp.comm.threads import Mailboxes, ThreadCommunicator
 from mpidp.errors import RunError, UserError
-
-if TYPE_CHECKING:
-    from benchmarks.networks import Network
 
 POLL = (
     1e-6  # seconds that a test takes which finds nothing: whoever polls in a loop must come to a later time
@@ -33,7 +31,7 @@ Time = Callable[[], float | None]  # when something is complete; None as long as
 class World:
     """The clocks of all ranks, the links of their hosts, and whose turn it is."""
 
-    def __init__(self, hosts: Sequence[int], network: "Network", cpu: bool = False):
+    def __init__(self, hosts: Sequence[int], network: Network, cpu: bool = False):
         self.hosts, self.network, self.cpu = hosts, network, cpu
         self.clock = [0.0] * len(hosts)
         self.until: list[Time | None] = [None] * len(hosts)  # what each waits for; None: not there, or done
@@ -254,7 +252,7 @@ class SimulatedCommunicator(ThreadCommunicator):
 
 def run_simulated(
     size: int,
-    network: "Network",
+    network: Network,
     body: Callable[[SimulatedCommunicator], Any],
     hosts: Sequence[int] | None = None,
     cpu: bool = False,

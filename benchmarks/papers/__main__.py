@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
             "experiments": [measured(EXPERIMENTS[name], options) for name in options.only],
         }
         report["notes"] = notes(report)
-        publish(report, sheets(report), options.out)
+        publish(report, sheets(report), options.out, full=False)
     except UserError as error:
         say(f"error: {error}")
         return 2

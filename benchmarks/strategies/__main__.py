@@ -136,7 +136,7 @@ def tell(comm: Communicator, text: str) -> None:
 
 def write(report: dict[str, Any], out: Path) -> None:
     """Print the tables; write FILE.json, FILE.md, FILE.png and FILE.html. Raises UserError where it cannot."""
-    publish(report, sheets(report), out, indent=None)
+    publish(report, sheets(report), out, full=False)
     if not report["runs"]:
         return
     drawn = plots.installed()

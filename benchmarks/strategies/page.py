@@ -105,10 +105,13 @@ def table(sheet: Sheet) -> str:
         "".join(cell(sheet, c, text) for c, text in zip(sheet.columns, row, strict=True))
         for row in sheet.rows
     ]
-    title = html.escape(sheet.title[0].upper() + sheet.title[1:])
+    head, _, rest = (sheet.title[0].upper() + sheet.title[1:]).partition(": ")
+    title = f"<h2>{html.escape(head)}</h2>" + (
+        f"<p>{html.escape(rest[0].upper() + rest[1:])}</p>" if rest else ""
+    )
     body = "".join(f"<tr>{row}</tr>" for row in rows)
     return (
-        f"<h2>{title}</h2><div class=scroll><table><thead><tr>{''.join(heads)}</tr></thead>"
+        f"{title}<div class=scroll><table><thead><tr>{''.join(heads)}</tr></thead>"
         f"<tbody>{body}</tbody></table></div>"
     )
 

@@ -88,11 +88,7 @@ def draw(axes: Any, report: dict[str, Any], chart: dict[str, Any]) -> None:
         if x is None:
             left_out.append(run["name"])
             continue
-        points = [
-            (a, loss)
-            for a, loss in zip(x, losses, strict=True)
-            if loss is not None and (a > 0 or not chart["log"])
-        ]
+        points = [(a, loss) for a, loss in zip(x, losses, strict=True) if loss is not None and a > 0]
         if points:
             axes.plot(*zip(*points, strict=True), label=run["name"], **style(i, len(report["runs"])))
         else:

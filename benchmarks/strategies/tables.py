@@ -13,7 +13,7 @@ def sheets(report: dict[str, Any]) -> list[Sheet]:
     runs, refused = report["runs"], report["refused"]
     made = [results(report, runs), times(report, runs)] if runs else []
     if refused:
-        sheet = Sheet("refused by mpidp", ["run", "why not"], words=WORDS)
+        sheet = Sheet("what mpidp refuses", ["run", "why not"], words=WORDS)
         sheet.rows = [[one["name"], one["reason"]] for one in refused]
         made.append(sheet)
     return made
@@ -22,8 +22,8 @@ def sheets(report: dict[str, Any]) -> list[Sheet]:
 def results(report: dict[str, Any], runs: Sequence[dict[str, Any]]) -> Sheet:
     judged = any(run.get("accuracy") is not None for run in runs)
     sheet = Sheet(
-        f"{report['about']}: losses at the end (validation: of the merged model), what the ranks send in a step (least "
-        "to most of them), and how many times less the busiest sends than in plain all-reduce",
+        f"what came out, {report['about']}: losses at the end (validation: of the merged model), what the ranks send "
+        "in a step (least to most of them), and how many times less the busiest sends than in plain all-reduce",
         ["run", "validation|loss", *["correct|%"] * judged, "training|loss", "messages|a step", "sent|kB a step",
          "fewer bytes|×"],
         words=WORDS,
@@ -41,8 +41,8 @@ def results(report: dict[str, Any], runs: Sequence[dict[str, Any]]) -> Sheet:
 def times(report: dict[str, Any], runs: Sequence[dict[str, Any]]) -> Sheet:
     networks = report["networks"]
     sheet = Sheet(
-        f"seconds for all {runs[0]['steps']} steps: measured here (a worker's computing, messages and waiting; "
-        "imbalance: the largest ÷ the mean of the workers' computing), and modelled with one rank a host on "
+        f"what it took, in seconds for all {runs[0]['steps']} steps: measured here (a worker's computing, messages and "
+        "waiting; imbalance: the largest ÷ the mean of the workers' computing), and modelled with one rank a host on "
         + ", ".join(network["title"] for network in networks.values()),
         ["run", "all|s", "computing|s", "messages|s", "waiting|s", "imbalance",
          *(f"{network['short']}|s" for network in networks.values())],
