@@ -25,14 +25,24 @@ FIGURES = ("seconds", "communication", "waiting", "messages", "bytes", "shared_b
 GRADIENTS = 5  # how often one rank alone computes a gradient to see what it takes
 
 
+class Silent(Report):
+    """A report that shows and writes nothing, and keeps the losses of the logged steps."""
+
+    def __init__(self, progress: Progress):
+        super().__init__(False, progress.job.steps, progress.folder, progress.report.unit)
+        self.losses: list[list[float]] = []  # [step, mean loss of the batches since the last]
+
+    def metrics(self, line: dict[str, Any]) -> None:
+        self.losses.append([line["step"], line["train_loss"]])
+
+
 class Watched(Progress):
-    """As a run's own, but it shows and writes nothing; `steps` keeps this rank's FIGURES after each step."""
+    """As a run's own, but with a silent report; `steps` keeps this rank's FIGURES after each step."""
 
     def __init__(self, job: Job, folder: Path, resumed: Resumed | None):
         super().__init__(job, folder, resumed)
-        self.report = Report(False, job.steps, folder, self.report.unit)
+        self.report: Silent = Silent(self)
         self.steps: list[list[float]] = []
-        self.losses: list[list[float]] = []  # [step, mean loss of the batches since the last]
         self.scores: list[list[float]] = []  # [step, loss of the merged model on the held-out samples]
 
     def begin(self, done: int, scores: Scores | None) -> None:
@@ -50,10 +60,6 @@ class Watched(Progress):
         super().step(step, loss)
         self.steps.append(self.figures())
 
-    def log(self, step: Step) -> None:
-        super().log(step)
-        self.losses.append([step.t, self.last["train_loss"]])
-
     def scored(self, t: int, scores: Scores) -> None:
         super().scored(t, scores)
         self.scores.append([t, scores.loss])
@@ -67,7 +73,10 @@ class Watched(Progress):
 
 @dataclass
 class Outcome:
-    """What a run left: its summary, the curves, [rank][step][figure] in the order of FIGURES, and a gradient's time."""
+    """What a run left: its summary, [rank][step][figure] in the order of FIGURES, the curves, and a gradient's time.
+
+    The curve of the training loss is rank 0's alone.
+    """
 
     config: Config
     summary: dict[str, Any]
@@ -101,7 +110,7 @@ def run(comm: Communicator, arguments: Sequence[str], folder: Path) -> Outcome:
     (watched,) = made
     everyone = apart.allgather(watched.steps)
     alone = apart.bcast(gradient_seconds(watched.job) if comm.rank == 0 else None)
-    outcome = Outcome(config, summary, watched.losses, watched.scores, np.array(everyone), alone)
+    outcome = Outcome(config, summary, watched.report.losses, watched.scores, np.array(everyone), alone)
     forget(watched)
     return outcome
 
