@@ -15,7 +15,7 @@ from mpidp.building import Job
 from mpidp.comm import Communicator
 from mpidp.config import Config
 from mpidp.evaluation import Scores
-from mpidp.progress import Progress, require_finite
+from mpidp.progress import Progress
 from mpidp.report import Report
 from mpidp.strategies import Step
 from mpidp.train import train
@@ -65,9 +65,7 @@ class Watched(Progress):
         self.scores.append([t, scores.loss])
 
     def finish(self, scores: Scores) -> dict[str, Any]:
-        self.report.end()
-        require_finite(scores, "of the merged model")
-        self.scores.append([self.job.steps, scores.loss])
+        self.scored(self.job.steps, scores)
         return self.summary(scores)
 
 
