@@ -68,7 +68,7 @@ def measured(experiment: Experiment, options: argparse.Namespace) -> dict[str, A
             for side in experiment.sides.values()
             for seed in seeds
         ]
-        answers = iter(asked(runs, experiment.ranks, folder))
+        answers = iter(asked(runs, experiment, folder))
     results: dict[str, dict[str, list[float]]] = {}
     refused: dict[str, str] = {}
     for side in experiment.sides:
@@ -90,17 +90,17 @@ def measured(experiment: Experiment, options: argparse.Namespace) -> dict[str, A
         "shown": list(experiment.shown),
         "results": results,
         "refused": refused,
-        "agrees": verdict.agrees if verdict else None,
+        "here": verdict.here if verdict else "open",
         "verdict": verdict.text if verdict else "cannot be judged: mpidp refuses a side",
-        "note": experiment.note,
+        "why": experiment.why,
     }
 
 
-def asked(runs: Sequence[Sequence[str]], ranks: int, folder: Path) -> list[dict[str, Any]]:
+def asked(runs: Sequence[Sequence[str]], experiment: Experiment, folder: Path) -> list[dict[str, Any]]:
     """What the ranks answer (see `worker.py`). Raises BenchmarkError where the launch fails."""
     path = folder / "task.json"
-    path.write_text(json.dumps({"runs": runs}))
-    command = [*mpirun(ranks), "-m", "benchmarks.papers.worker", str(path)]
+    path.write_text(json.dumps({"runs": runs, "since": experiment.since}))
+    command = [*mpirun(experiment.ranks), "-m", "benchmarks.papers.worker", str(path)]
     paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     try:
         subprocess.run(
@@ -120,15 +120,16 @@ def asked(runs: Sequence[Sequence[str]], ranks: int, folder: Path) -> list[dict[
 
 def sheets(report: dict[str, Any]) -> list[Sheet]:
     """Claims and verdicts first, then a table of figures for each."""
+    columns = ["experiment", "claim", "source", "here", "figures", "why, and what to know"]
     first = Sheet(
         "what papers claim, and what came out here",
-        ["experiment", "claim", "source", "here", "in short"],
-        words=("experiment", "claim", "source", "here", "in short"),
+        columns,
+        words=columns,
     )
     made = [first]
     for found in report["experiments"]:
-        agrees = {True: "agrees", False: "disagrees", None: "open"}[found["agrees"]]
-        first.rows.append([found["name"], found["claim"], found["source"], agrees, found["verdict"]])
+        row = [found[key] for key in ("name", "claim", "source", "here", "verdict", "why")]
+        first.rows.append(row)
         made.append(figures(found))
     return made
 
@@ -156,8 +157,7 @@ def figures(found: Mapping[str, Any]) -> Sheet:
 
 
 def notes(report: dict[str, Any]) -> list[str]:
-    said = [f"{found['name']}: {found['note']}" for found in report["experiments"] if found["note"]]
-    said += [f"{found['name']}: all runs with {found['common']}" for found in report["experiments"]]
+    said = [f"{found['name']}: all runs with {found['common']}" for found in report["experiments"]]
     if any(found["quick"] for found in report["experiments"]):
         said.append("--quick: far too few steps and seeds for any verdict")
     return said

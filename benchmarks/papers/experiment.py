@@ -5,15 +5,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+AGREES, PARTLY, DISAGREES = "agrees", "agrees in part", "disagrees"
+
 Results = Mapping[str, Mapping[str, Sequence[float]]]
 """side -> quantity -> a value for each seed."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """agrees: whether our figures say what the paper says; text: by which figures, and why not where they do not."""
+    """here: whether our figures say what the paper says (AGREES, ...); text: which figures."""
 
-    agrees: bool
+    here: str
     text: str
 
 
@@ -23,7 +25,8 @@ class Experiment:
 
     sides: name -> options of mpidp.train; all get `common`, `--seed`, and the options that `data` makes in a folder.
     shown: quantities of the table, (name, unit, decimals). judge: from the results to the verdict.
-    quick: options that make it short, for a look at whether it runs.
+    quick: options that make it short, for a look at whether it runs. since: traffic is counted behind this step.
+    why: what is to be known of the set-up, and the reason where the verdict is not the paper's.
     """
 
     name: str
@@ -37,7 +40,8 @@ class Experiment:
     judge: Callable[[Results], Verdict]
     quick: str
     data: Callable[[Any], list[str]] | None = None
-    note: str = ""
+    since: int = 0
+    why: str = ""
 
 
 def mean(values: Sequence[float]) -> float:
@@ -49,15 +53,19 @@ def spread(values: Sequence[float]) -> float:
     return statistics.stdev(values) if len(values) > 1 else 0.0
 
 
-def uncertainty(*groups: Sequence[float]) -> float:
-    """The standard error of the difference of these groups' means."""
-    return sum(spread(values) ** 2 / len(values) for values in groups) ** 0.5
-
-
 def gap(results: Results, side: str, other: str, quantity: str) -> tuple[float, float]:
-    """(mean of `side` - mean of `other`, twice its standard error): a difference beyond the latter is no accident."""
-    ours, theirs = results[side][quantity], results[other][quantity]
-    return mean(ours) - mean(theirs), 2 * uncertainty(ours, theirs)
+    """(mean of `side` - `other` over the seeds, twice its standard error): beyond the latter it is no accident.
+
+    Differences are taken seed by seed: both sides have the same data, order and initial values.
+    """
+    pairs = zip(results[side][quantity], results[other][quantity], strict=True)
+    differences = [a - b for a, b in pairs]
+    return mean(differences), 2 * spread(differences) / len(differences) ** 0.5
+
+
+def times_fewer(results: Results, side: str, other: str) -> float:
+    """How many times fewer bytes the busiest rank sends in `side` than in `other`."""
+    return mean(results[other]["MB sent"]) / mean(results[side]["MB sent"])
 
 
 def signed(value: float, error: float, digits: int) -> str:

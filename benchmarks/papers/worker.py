@@ -18,7 +18,8 @@ def work(comm: Communicator, path: Path) -> int:
     answers: list[dict[str, Any]] = []
     for number, arguments in enumerate(task["runs"]):
         try:
-            answers.append(quantities(run(comm, arguments, path.parent / f"run-{number}")))
+            outcome = run(comm, arguments, path.parent / f"run-{number}")
+            answers.append(quantities(outcome, task["since"]))
         except SharedError as error:
             answers.append({"refused": str(error)})
     if comm.rank == 0:
@@ -26,20 +27,23 @@ def work(comm: Communicator, path: Path) -> int:
     return 0
 
 
-def quantities(outcome: Outcome) -> dict[str, Any]:
-    """What experiments are judged by. Traffic is that of the steps, without the start and the merge."""
+def quantities(outcome: Outcome, since: int) -> dict[str, Any]:
+    """What experiments are judged by. Traffic is that of the steps behind `since`, without the start and the merge.
+
+    The rate is the sum of the workers', each by its own time: how fast they go while all are at work.
+    """
     summary, steps = outcome.summary, outcome.steps
-    over = {name: steps[:, -1, i] - steps[:, 0, i] for i, name in enumerate(FIGURES)}
-    seconds = steps[: summary["workers"], :, FIGURES.index("seconds")]
+    since = min(since, summary["steps"] - 1)
+    over = {name: steps[:, -1, i] - steps[:, since, i] for i, name in enumerate(FIGURES)}
+    workers = summary["workers"]
+    seconds = steps[:workers, -1, FIGURES.index("seconds")]
     return {
         "validation loss": summary["validation_loss"],
         "train loss": summary["train_loss"],
         "correct": 100 * (summary.get("accuracy") or 0.0),
         "MB sent": over["bytes"].max() / 1e6,
         "messages": over["messages"].max(),
-        "seconds": over["seconds"].max(),
-        "samples a second": summary["samples"] / over["seconds"].max(),
-        "curve": [[t, loss, float(np.max(seconds[:, int(t)]))] for t, loss in outcome.scores],
+        "samples a second": float(np.sum(summary["samples"] / workers / seconds)),
     }
 
 
