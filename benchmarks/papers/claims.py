@@ -196,7 +196,7 @@ EXPERIMENTS = {
             shown=(RATE, LOSS),
             judge=asynchronous,
             quick="--steps 10",
-            why="2 workers and a server, which mostly sleeps, on 2 cores; the slowed worker sleeps for what it is slower. "
+            why="2 workers and a server, which mostly sleeps, on 2 cores; a slowed worker sleeps for what it is slower. "
             "The rate is the sum of the workers', while both are at work",
         ),
         Experiment(
@@ -218,7 +218,7 @@ EXPERIMENTS = {
             seeds=5,
             shown=(CORRECT, LOSS),
             judge=splits,
-            quick="--epochs 1",
+            quick="--epochs 2",
             data=sorted_digits,
             why="the digits lie in the order of their classes, as data comes that nobody has shuffled",
         ),
