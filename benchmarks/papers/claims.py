@@ -196,7 +196,7 @@ EXPERIMENTS = {
             shown=(RATE, LOSS),
             judge=asynchronous,
             quick="--steps 10",
-            why="2 workers and a server, which mostly sleeps, on 2 cores; a slowed worker sleeps for what it is slower. "
+            why="2 workers and a server, which mostly sleeps, on 2 cores; a slowed worker sleeps as much longer. "
             "The rate is the sum of the workers', while both are at work",
         ),
         Experiment(
