@@ -80,7 +80,7 @@ class Window:
     Each element is read and added to as a whole, a vector is not: who reads while others add may find some of their
     elements and not others. What one rank does to one vector is done in the order in which it started it: when it has
     read a vector, all that it added there before is in it.
-    A transport supplies `_accumulate`, `_get` and `Free`.
+    A transport supplies `_accumulate`, `_put`, `_get` and `Free`.
     """
 
     def __init__(self, comm: "Communicator"):
@@ -89,8 +89,16 @@ class Window:
     def Accumulate(self, buffer: Array, target: int) -> Pending:
         """Start target's vector += buffer, of its length and type, which must stay as it is until `Wait`."""
         self._count(buffer, target)
-        what = "rank {}'s window to take {} bytes"
-        return Pending([self._accumulate(buffer, target)], what, target, buffer.nbytes)
+        return Pending(
+            [self._accumulate(buffer, target)], "rank {}'s window to take {} bytes", target, buffer.nbytes
+        )
+
+    def Put(self, buffer: Array, target: int) -> Pending:
+        """Start target's vector ← buffer, in the same way."""
+        self._count(buffer, target)
+        return Pending(
+            [self._put(buffer, target)], "rank {}'s window to take {} bytes", target, buffer.nbytes
+        )
 
     def Get(self, buffer: Array, target: int) -> Pending:
         """Start buffer ← target's vector, of its length and type."""
@@ -107,5 +115,7 @@ class Window:
         """Give the vectors back; every rank calls it, after a barrier behind the last use."""
 
     def _accumulate(self, buffer: Array, target: int) -> Callable[[], bool]: ...
+
+    def _put(self, buffer: Array, target: int) -> Callable[[], bool]: ...
 
     def _get(self, buffer: Array, target: int) -> Callable[[], bool]: ...

@@ -146,6 +146,9 @@ class MPIWindow(Window):
     def _accumulate(self, buffer: np.ndarray, target: int) -> Callable[[], bool]:
         return self.window.Raccumulate(buffer, target, op=MPI.SUM).Test
 
+    def _put(self, buffer: np.ndarray, target: int) -> Callable[[], bool]:
+        return self.window.Raccumulate(buffer, target, op=MPI.REPLACE).Test
+
     def _get(self, buffer: np.ndarray, target: int) -> Callable[[], bool]:
         nothing, whole = (None, 0, self.type), (0, buffer.size, self.type)
         return self.window.Rget_accumulate(nothing, buffer, target, whole, MPI.NO_OP).Test

@@ -183,6 +183,11 @@ class ThreadWindow(Window):
             self.vectors[target] += buffer
         return _done
 
+    def _put(self, buffer: np.ndarray, target: int) -> Callable[[], bool]:
+        with self.lock:
+            self.vectors[target][...] = buffer
+        return _done
+
     def _get(self, buffer: np.ndarray, target: int) -> Callable[[], bool]:
         with self.lock:
             buffer[...] = self.vectors[target]

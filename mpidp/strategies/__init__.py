@@ -4,6 +4,7 @@ from mpidp.strategies.allreduce import AllReduce
 from mpidp.strategies.averaging import Averaging
 from mpidp.strategies.base import Setup, Step, Strategy
 from mpidp.strategies.independent import Independent
+from mpidp.strategies.onesided import OneSided
 from mpidp.strategies.server import Server
 from mpidp.strategies.sharded import Sharded
 
@@ -13,6 +14,7 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "allreduce": AllReduce,
     "sharded": Sharded,
     "server": Server,
+    "onesided": OneSided,
     "averaging": Averaging,
     "none": Independent,
 }

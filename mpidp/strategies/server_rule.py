@@ -16,6 +16,7 @@ import numpy as np
 from mpidp.arrays import Array
 from mpidp.comm.pending import Pending
 from mpidp.strategies.base import Step, counter
+from mpidp.strategies.staleness import Staleness
 
 if TYPE_CHECKING:
     from mpidp.strategies.server import Server, ServerOptions
@@ -37,7 +38,7 @@ class Rule:
         self.version = 0  # updates made
         self.seen = [0] * self.workers  # of each worker: the version that it was last sent
         self.pushes = 0  # handled, in this start of the run
-        self.counts: list[int] = []  # [staleness]: gradients
+        self.staleness = Staleness()
         self.idle = list(server.incoming)  # buffers for pushes
         self.sends: list[Pending] = []
 
@@ -115,26 +116,19 @@ class Rule:
         self.server.update(total, step.lr, self.version + 1)
         self.version += 1
 
-    def count(self, staleness: int) -> None:
-        self.counts += [0] * (staleness + 1 - len(self.counts))
-        self.counts[staleness] += 1
-
     def summary(self) -> dict[str, Any]:
-        """`staleness`: how many gradients had which."""
-        gradients = sum(self.counts)
-        mean = sum(tau * count for tau, count in enumerate(self.counts)) / max(gradients, 1)
-        histogram = {str(tau): count for tau, count in enumerate(self.counts) if count}
-        return {"staleness": histogram, "staleness_mean": mean}
+        """What the run's summary says of it."""
+        return self.staleness.summary()
 
     def state(self) -> dict[str, Array]:
         """Of a moment at which all ranks have come together: all pushes are answered and used up."""
         return {
             "version": counter(self.version),
             "seen": np.array(self.seen, np.int64),
-            "counts": np.array(self.counts, np.int64),
+            "staleness": self.staleness.state(),
         }
 
     def load_state(self, state: dict[str, Array]) -> None:
         self.version = int(state["version"][0])
         self.seen = [int(version) for version in state["seen"]]
-        self.counts = [int(count) for count in state["counts"]]
+        self.staleness = Staleness(state["staleness"])

@@ -41,7 +41,7 @@ class Stale(Rule):
     def take(self, worker: int, gradient: Array, step: Step) -> None:
         self.steps[worker] += 1
         pushed = self.steps[worker]
-        self.count(pushed - 1 - self.seen[worker])
+        self.staleness.add(pushed - 1 - self.seen[worker])
         self.held.setdefault(pushed, {})[worker] = gradient
         self.waiting.append(worker)
         if len(self.held.get(self.version + 1, ())) == self.workers:
@@ -153,7 +153,7 @@ class Asynchronous(Rule):
         server, copy, options = self.server, self.sent[worker], self.server.options
         x, lr = server.params[server.part], step.lr
         staleness = self.version - self.seen[worker]
-        self.count(staleness)
+        self.staleness.add(staleness)
         with server.communicating():
             self.comm.Wait(*self.replies[worker])  # which it has; now the copy may change
         if options.delay_compensation:
