@@ -36,7 +36,7 @@ def make_model(dtype) -> Model:
 class Run:
     """A strategy at work on this rank, on a small classifier with uneven shards."""
 
-    def __init__(self, comm: Communicator, name: str, case: int, dtype=np.float64, optimizer=SGD, clip=None,
+    def __init__(self, comm: Communicator, name: str, case: int | dict, dtype=np.float64, optimizer=SGD, clip=None,
                  split="contiguous", collective="ring", lr=0.2):  # fmt: skip
         self.comm, self.lr = comm, lr
         self.model = make_model(dtype)
@@ -53,7 +53,8 @@ class Run:
             clip=clip,
             parameters=self.model.parameters,
         )
-        self.strategy: Strategy = strategy(setup, strategy.Options(**strategy.cases[case]))
+        chosen = case if isinstance(case, dict) else strategy.cases[case]
+        self.strategy: Strategy = strategy(setup, strategy.Options(**chosen))
         self.model.bind(*self.strategy.allocate())
         self.x, self.y = data()
         self.x = self.x.astype(dtype)
@@ -71,7 +72,7 @@ class Run:
             indices, slots = np.empty(0, int), np.empty(0, int)
             if self.strategy.worker is not None and not self.strategy.behind(self.t):
                 indices, slots = self.split.part(epoch, turn, self.strategy.worker)
-            step = Step(self.t, len(indices), self.split.batch_count(epoch, turn), self.lr, meeting=left == 0)
+            step = Step(self.t, len(indices), self.split.batch_count(epoch, turn), self.lr, left == 0)
             self.model.gradients(
                 self.x[indices], self.y[indices], self.strategy.scale(step), self.strategy.ready,
                 between=self.strategy.advance, slots=slots,

@@ -1,5 +1,6 @@
 """Ranks as MPI processes."""
 
+import atexit
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -142,6 +143,7 @@ class MPIWindow(Window):
         np.frombuffer(self.window.tomemory(), dtype)[...] = 0
         self.window.Sync()  # it is there before another rank adds to it
         self.type = MPI.Datatype.fromcode(dtype.char)
+        atexit.register(self.Free)  # a library complains of windows that are left when it ends
 
     def _accumulate(self, buffer: np.ndarray, target: int) -> Callable[[], bool]:
         return self.window.Raccumulate(buffer, target, op=MPI.SUM).Test
@@ -154,5 +156,6 @@ class MPIWindow(Window):
         return self.window.Rget_accumulate(nothing, buffer, target, whole, MPI.NO_OP).Test
 
     def Free(self) -> None:
+        atexit.unregister(self.Free)
         self.window.Unlock_all()
         self.window.Free()

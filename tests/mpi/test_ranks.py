@@ -8,7 +8,15 @@ from mpidp.comm.world import start
 from mpidp.strategies import STRATEGIES
 from tests import conformance
 from tests.conformance import CASES, CONTRACTS, possible
-from tests.routes import check_broadcast, check_hosts, check_route, check_shared_memory, check_verbs
+from tests.routes import (
+    check_broadcast,
+    check_hosts,
+    check_route,
+    check_shared_memory,
+    check_verbs,
+    check_waiting_for_any,
+    check_window,
+)  # fmt: skip
 
 pytestmark = pytest.mark.mpi
 
@@ -20,6 +28,14 @@ def comm():
 
 def test_verbs(comm):
     check_verbs(comm)
+
+
+def test_waiting_for_any(comm):
+    check_waiting_for_any(comm.Dup())
+
+
+def test_window(comm):
+    check_window(comm.Dup())
 
 
 def test_shared_memory(comm):
