@@ -57,10 +57,16 @@ class Job:
         """This rank's part of the global batch of step t: (step, x, y, slots in the global batch)."""
         epoch, turn = divmod(t - 1, self.split.steps_per_epoch)
         indices, slots = np.empty(0, np.int64), np.empty(0, np.int64)
-        if self.strategy.worker is not None:
+        if self.strategy.worker is not None and not self.strategy.behind(t):
             indices, slots = self.split.part(epoch, turn, self.strategy.worker)
-        step = Step(t, len(indices), self.split.batch_count(epoch, turn), self.schedule(t))
+        total = self.split.batch_count(epoch, turn)
+        step = Step(t, len(indices), total, self.schedule(t), self.meeting(t))
         return step, *self.data.train.batch(indices), slots
+
+    def meeting(self, t: int) -> bool:
+        """Whether all ranks come together after step t."""
+        run = self.config.run
+        return t == self.steps or any(n and t % n == 0 for n in (run.eval_every, run.checkpoint_every))
 
     def save(self, folder: Path, t: int, facts: dict[str, Any]) -> str | None:
         """Write a checkpoint of step t; None, or why it could not be written."""

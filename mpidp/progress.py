@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 import time
+from collections import deque
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -21,6 +22,7 @@ from mpidp.model_file import save_model
 from mpidp.models.gpt import stream
 from mpidp.report import Report
 from mpidp.strategies import Step
+from mpidp.tally import Tally
 from mpidp.workspace import Resumed, write_whole
 
 if TYPE_CHECKING:
@@ -37,9 +39,11 @@ class Progress:
         self.started = time.perf_counter()
         self.seconds = 0.0  # inside training steps; of these:
         self.communication, self.waiting = 0.0, 0.0
-        self.samples = 0  # worked on by all ranks in these seconds
-        self.loss, self.count = 0.0, 0  # of this rank, since the last logged step
-        self.logged_at = (0.0, 0)  # (seconds, samples) then
+        self.samples = 0  # that this rank has worked on in these seconds
+        self.loss, self.count = 0.0, 0  # of its samples since the last logged step
+        self.logged_at = 0.0  # seconds then
+        self.tally = Tally(job.comm)
+        self.lines: deque[dict[str, Any]] = deque()  # logged steps of which some rank's part is still to come
         # What a run knows of itself and hands on to the one that resumes it.
         known = resumed.manifest if resumed else {}
         self.before: float | None = known.get("validation_loss_before")
@@ -84,34 +88,42 @@ class Progress:
         """A step is done; `loss`: summed over this rank's samples."""
         self.loss += loss
         self.count += step.samples
-        self.samples += step.total
+        self.samples += step.samples
         self.report.advance(step.t)
         run = self.job.config.run
         saving = run.checkpoint_every and step.t % run.checkpoint_every == 0
         if step.t % run.log_every == 0 or saving or step.t == self.job.steps:
             self.log(step)
+        self.tell()
 
     def log(self, step: Step) -> None:
-        """The mean loss of all samples since the last logged step, over all ranks."""
-        loss, count = self.job.comm.sum([self.loss, self.count])
-        seconds, samples = self.seconds - self.logged_at[0], self.samples - self.logged_at[1]
-        rate = samples / max(seconds, 1e-9)
-        self.last = {
+        """Of all samples since the last logged step: this rank's part of their mean loss, and the rate of its own."""
+        rate = self.count / max(self.seconds - self.logged_at, 1e-9)
+        self.tally.add([self.loss, self.count, rate])
+        self.loss, self.count, self.logged_at = 0.0, 0, self.seconds
+        line = {
             "step": step.t,
             "epoch": round(step.t / self.job.split.steps_per_epoch, 4),
-            "train_loss": loss / count,
+            "train_loss": None,
             "lr": step.lr,
             "seconds": round(self.seconds, 6),
-            "samples_per_second": round(rate, 3),
+            "samples_per_second": None,
+            **({"tokens_per_second": None} if self.tokens else {}),
         }
-        if self.tokens:
-            self.last["tokens_per_second"] = round(rate * self.tokens, 3)
-        self.last |= self.job.strategy.report()
-        self.report.metrics(self.last)
-        self.loss, self.count, self.logged_at = 0.0, 0, (self.seconds, self.samples)
+        self.lines.append(line | self.job.strategy.report())
+
+    def tell(self, wait: bool = False) -> None:
+        """Write the lines of which every rank's part is here; wait: all lines up to now."""
+        for loss, count, rate in self.tally.sums(wait):
+            self.last = self.lines.popleft()
+            self.last |= {"train_loss": loss / max(count, 1), "samples_per_second": round(rate, 3)}
+            if self.tokens:
+                self.last["tokens_per_second"] = round(rate * self.tokens, 3)
+            self.report.metrics(self.last)
 
     def scored(self, t: int, scores: "Scores") -> None:
         """An evaluation on the way."""
+        self.tell(wait=True)
         require_finite(scores, f"at step {t}")
         line = {"step": t, "validation_loss": scores.loss}
         if scores.accuracy is not None:
@@ -119,7 +131,8 @@ class Progress:
         self.report.evaluation(line)
 
     def facts(self) -> dict[str, Any]:
-        """What a resumed run must know of this one beside its state."""
+        """What a resumed run must know of this one beside its state: on rank 0."""
+        self.tell(wait=True)
         return {
             "collective": self.job.route and self.job.route.name,
             "validation_loss_before": self.before,
@@ -134,6 +147,7 @@ class Progress:
     def finish(self, scores: "Scores") -> dict[str, Any]:
         """Write the merged model and the summary; the summary. Raises RunError where the model is not finite."""
         job, config = self.job, self.job.config
+        self.tell(wait=True)
         self.report.end()
         require_finite(scores, "of the merged model")
         summary = self.summary(scores)
@@ -171,14 +185,17 @@ class Progress:
             self.seconds,
             self.communication,
             self.waiting,
+            self.samples,
+            self.last.get("train_loss"),
         ]
         ours.append(hashlib.sha256(to_host(job.model.params).tobytes()).hexdigest())
         everyone = list(zip(*job.comm.allgather(ours), strict=True))
-        messages, sent, shared, seconds, communication, waiting, hashes = everyone
+        messages, sent, shared, seconds, communication, waiting, worked, losses, hashes = everyone
         if len(set(hashes)) > 1:
             raise AssertionError(f"the merged model differs between ranks: {hashes}")
         workers = range(strategy.workers)
-        rate = self.samples / max(self.seconds, 1e-9)
+        samples, slowest = sum(worked), max(seconds)
+        rate = samples / max(slowest, 1e-9)
         facts = {
             "model": run.model,
             "data": run.data,
@@ -195,13 +212,13 @@ class Progress:
             "batch_size": run.batch_size,
             "steps": job.steps,
             "epochs": job.steps / job.split.steps_per_epoch,
-            "samples": self.samples,
+            "samples": samples,
             "shard_sizes": [int(n) for n in job.split.shard_sizes()],
-            "seconds": self.seconds,
+            "seconds": slowest,
             "seconds_total": time.perf_counter() - self.started,
             "samples_per_second": rate,
             **({"tokens_per_second": rate * self.tokens} if self.tokens else {}),
-            "train_loss": self.last.get("train_loss"),
+            "train_loss": losses[0],
             "validation_loss_before": self.before,
             "validation_loss": scores.loss,
             "accuracy": scores.accuracy if job.data.schema.kind == "classes" else None,

@@ -148,9 +148,22 @@ def summary_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     if any(facts["shared_bytes"]):
         sent += f"; {span(facts['shared_bytes'])} bytes through shared memory"
     rows.append(("sent by a rank", sent))
+    if "staleness" in facts:
+        rows.append(("staleness of gradients", shares(facts["staleness"], facts["staleness_mean"])))
+    if "dropped_gradients" in facts:
+        dropped = facts["dropped_gradients"]
+        rows.append(("dropped gradients", f"{sum(dropped)}; by worker {', '.join(map(str, dropped))}"))
     rows.append(("params SHA-256", facts["params_sha256"]))
     rows.append(("merged model", f"{facts['run_dir']}/model.safetensors"))
     return rows
+
+
+def shares(histogram: dict[str, int], mean: float) -> str:
+    """What share of the gradients had which staleness: the commonest four, the mean and the largest."""
+    whole = max(sum(histogram.values()), 1)
+    common = sorted(sorted(histogram, key=histogram.__getitem__)[-4:], key=int)
+    parts = [f"{tau}: {100 * histogram[tau] / whole:.0f} %" for tau in common]
+    return f"{', '.join(parts)}; mean {mean:.2f}, largest {max(map(int, histogram), default=0)}"
 
 
 def span(values: list[int]) -> str:

@@ -80,6 +80,49 @@ def check_verbs(comm: Communicator) -> None:
     assert (twin.traffic.messages, twin.traffic.bytes) == (1, 24)
 
 
+def check_waiting_for_any(comm: Communicator) -> None:
+    """Where all have sent several messages, each has its turn; what is looked for stays to be received."""
+    others, rounds = range(1, comm.size), 4
+    if comm.rank > 0:
+        comm.Wait(*[comm.Isend(np.array([comm.rank, i]), 0, 7) for i in range(rounds)])
+        return
+    number = np.empty(2, np.int64)
+    for i in range(rounds):
+        comm.Wait(*[comm.Iprobe(rank, 7) for rank in others])
+        seen = set()
+        for _ in others:
+            rank = others[comm.Waitany([comm.Iprobe(rank, 7) for rank in others])]
+            comm.Recv(number, rank, 7)
+            assert number.tolist() == [rank, i]
+            seen.add(rank)
+        assert seen == set(others)
+
+
+def check_window(comm: Communicator) -> None:
+    """Every rank adds to every vector and reads them meanwhile: it sees its own, and in the end nothing is lost."""
+    rank, size, rounds = comm.rank, comm.size, 20
+    for dtype in (np.float32, np.float64, np.int64):
+        window = comm.Allocate_window(1000 + rank, dtype)
+        comm.Wait(window.Put(np.full(1000 + rank, rank, dtype), rank))
+        comm.Barrier()
+        before = comm.traffic.copy()
+        seen = [np.empty(1000 + target, dtype) for target in range(size)]
+        for done in range(1, rounds + 1):
+            for target in range(size):
+                more = np.full(1000 + target, 1 + rank, dtype)
+                comm.Wait(window.Accumulate(more, target), window.Get(seen[target], target))
+                assert (seen[target] - target >= done * (1 + rank)).all()
+        sent = comm.traffic - before
+        assert sent.messages == 2 * rounds * (size - 1)
+        assert sent.bytes == 2 * rounds * sum(v.nbytes for target, v in enumerate(seen) if target != rank)
+        comm.Barrier()
+        comm.Wait(*[window.Get(vector, target) for target, vector in enumerate(seen)])
+        for target, vector in enumerate(seen):
+            assert (vector == target + rounds * size * (size + 1) // 2).all()
+        comm.Barrier()
+        window.Free()
+
+
 def check_shared_memory(comm: Communicator) -> None:
     """Parts of different lengths, seen by all; given back and allocated anew."""
     for turn in range(3):

@@ -11,13 +11,17 @@ one from, and sleep would only cost the time of waking up: there it tests for 20
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
 from mpidp.arrays import Array
+from mpidp.comm.memory import Memory
 from mpidp.comm.objects import Objects
+from mpidp.comm.pending import Pending
 from mpidp.errors import RunError
+
+T = TypeVar("T")
 
 LONGEST_MESSAGE = 1 << 30
 """Bytes: a longer buffer travels as several messages, since MPI 3 counts elements in 32 bits."""
@@ -53,22 +57,12 @@ class Traffic:
         return Traffic(*(getattr(self, f.name) - getattr(before, f.name) for f in fields(self)))
 
 
-@dataclass
-class Pending:
-    """Operations under way that complete together: `tests` each answer whether one of them is done."""
-
-    tests: list[Callable[[], bool]]
-    what: str  # with {} for the peer and {} for the bytes, where there are
-    peer: int = 0
-    nbytes: int = 0
-
-
-class Communicator(Objects):
+class Communicator(Objects, Memory):
     """Ranks 0 .. size-1 that exchange messages; buffers are contiguous arrays of any type, sent as bytes.
 
     A transport (real MPI, threads) supplies `_isend`, `_irecv`, `_ibarrier`, `_iallreduce`, `_ireduce_scatter`,
-    `_iallgather`, `_split`, `_share`, `_unshare`, `_hosts` and `Abort`, a quicker `_ifence` if it has one, `library`,
-    and `spin`, the seconds for which a wait tests without sleeping.
+    `_iallgather`, `_iprobe`, `_split`, `_share`, `_unshare`, `_allocate_window`, `_hosts` and `Abort`, a quicker
+    `_ifence` if it has one, `library`, and `spin`, the seconds for which a wait tests without sleeping.
     """
 
     spin = SHORT_SPIN
@@ -82,6 +76,7 @@ class Communicator(Objects):
         self.windows: dict[int, list[np.ndarray]] = {}  # address of our part -> every rank's part
         self.known_hosts: tuple[int, ...] | None = None
         self.neighbours: Communicator | None = None
+        self.turn = 0  # of `Waitany`
 
     # Verbs on buffers
 
@@ -103,6 +98,10 @@ class Communicator(Objects):
 
     def Recv(self, buffer: Array, source: int, tag: int = 0) -> None:
         self.Wait(self.Irecv(buffer, source, tag))
+
+    def Iprobe(self, source: int, tag: int = 0) -> Pending:
+        """Look out for a message from rank `source`: complete when there is one, which stays to be received."""
+        return Pending([self._iprobe(source, tag)], "a message from rank {}", source)
 
     def Barrier(self) -> None:
         """Return when every rank has called it."""
@@ -142,45 +141,6 @@ class Communicator(Objects):
         self.traffic.messages += 1
         self.traffic.bytes += counts[self.rank] * buffer.itemsize
         return Pending([self._iallgather(buffer, counts)], "the MPI library's all-gather")
-
-    # Memory that the ranks of one host share
-
-    def Allocate_shared(self, n: int, dtype: Any) -> list[np.ndarray]:
-        """A vector of zeros of every rank, in rank order, all of them in reach of this rank; ours is `[self.rank]`.
-
-        n: elements of ours, which may differ from those of others. What a rank writes is there for the others after
-        the next `Barrier` or `Ifence`. Only where `on_one_host()`.
-        """
-        vectors = self._share(n, np.dtype(dtype))
-        vectors[self.rank][...] = 0
-        if n:
-            self.windows[vectors[self.rank].ctypes.data] = vectors
-        self.Barrier()
-        return vectors
-
-    def Free_shared(self) -> None:
-        """Give back all that `Allocate_shared` gave; every rank calls it, and none may touch that memory any more."""
-        self.Barrier()
-        self.windows.clear()
-        self._unshare()
-        if self.neighbours not in (None, self):
-            self.neighbours.Free_shared()
-
-    def shared_parts(self, buffer: np.ndarray) -> list[np.ndarray] | None:
-        """Every rank's vector where `buffer` is ours of `Allocate_shared`; the same part of each where it is a part.
-
-        None where it lies in no such vector.
-        """
-        for vectors in self.windows.values():
-            if vectors[self.rank] is buffer:
-                return vectors
-        address = buffer.ctypes.data
-        for start, vectors in self.windows.items():
-            ours = vectors[self.rank]
-            if start <= address < start + ours.nbytes:
-                lo = (address - start) // ours.itemsize
-                return vectors if buffer.size == ours.size else [v[lo : lo + buffer.size] for v in vectors]
-        return None
 
     # Which ranks could share memory. The first call of each is made by all ranks together.
 
@@ -231,22 +191,45 @@ class Communicator(Objects):
 
         Raises RunError where that takes longer than `timeout` seconds.
         """
-        if self.Test(*pending):
-            return
+        if not self.Test(*pending):
+            self._poll(
+                lambda: self.Test(*pending) or None, lambda: str(next(one for one in pending if one.tests))
+            )
+
+    def Waitany(self, pending: Sequence[Pending]) -> int:
+        """The number in `pending` of one that is complete, when there is one.
+
+        Fair: looks first at the one behind that of the last call, so that where several always are, each has its turn.
+        Raises RunError where that takes longer than `timeout` seconds.
+        """
+        first = self.turn % len(pending)
+        order = [*range(first, len(pending)), *range(first)]
+
+        def one() -> int | None:
+            return next((i for i in order if self.Test(pending[i])), None)
+
+        found = one()
+        if found is None:
+            found = self._poll(one, lambda: "the first of: " + ", ".join(map(str, pending)))
+        self.turn = found + 1
+        return found
+
+    def _poll(self, look: Callable[[], T | None], what: Callable[[], str]) -> T:
+        """The first answer of `look()` that is not None; `what()` it is that is waited for."""
         began = now = time.perf_counter()
-        while not self.Test(*pending):
+        while (found := look()) is None:
             now = time.perf_counter()
             if now - began < self.spin:
                 continue
             if now - began > self.timeout:
-                late = next(one for one in pending if one.tests)
                 raise RunError(
-                    f"rank {self.rank} waited {self.timeout:g} s for {late.what.format(late.peer, late.nbytes)}; "
+                    f"rank {self.rank} waited {self.timeout:g} s for {what()}; "
                     "that rank is lost, stopped or far behind (--timeout sets this limit)"
                 )
             time.sleep(min(max(SHORTEST_NAP, (now - began) / 8), LONGEST_NAP))
             now = time.perf_counter()
         self.traffic.seconds_waiting += max(0.0, now - began - SHORT_SPIN)
+        return found
 
     # What a transport supplies
 
@@ -257,6 +240,8 @@ class Communicator(Objects):
     def _isend(self, raw: np.ndarray, dest: int, tag: int) -> Callable[[], bool]: ...
 
     def _irecv(self, raw: np.ndarray, source: int, tag: int) -> Callable[[], bool]: ...
+
+    def _iprobe(self, source: int, tag: int) -> Callable[[], bool]: ...
 
     def _ibarrier(self) -> Callable[[], bool]: ...
 
@@ -270,12 +255,8 @@ class Communicator(Objects):
 
     def _split(self, color: int, key: int) -> "Communicator": ...
 
-    def _share(self, n: int, dtype: np.dtype) -> list[np.ndarray]: ...
-
     def _ifence(self) -> Callable[[], bool]:
         return self._ibarrier()
-
-    def _unshare(self) -> None: ...
 
     def _hosts(self) -> Sequence[int]: ...
 

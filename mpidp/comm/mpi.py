@@ -1,11 +1,14 @@
 """Ranks as MPI processes."""
 
+import atexit
 from collections.abc import Callable, Sequence
 
 import numpy as np
 from mpi4py import MPI
 
-from mpidp.comm.communicator import Communicator, Pending
+from mpidp.comm.communicator import Communicator
+from mpidp.comm.memory import Window
+from mpidp.comm.pending import Pending
 from mpidp.errors import UserError
 
 CACHE_LINE = 64  # bytes: two ranks never write into one
@@ -35,6 +38,9 @@ class MPICommunicator(Communicator):
 
     def _irecv(self, raw: np.ndarray, source: int, tag: int) -> Callable[[], bool]:
         return self.comm.Irecv((raw, MPI.BYTE), source, tag).Test
+
+    def _iprobe(self, source: int, tag: int) -> Callable[[], bool]:
+        return lambda: self.comm.Iprobe(source, tag)
 
     def _iallreduce(self, buffer: np.ndarray) -> Callable[[], bool]:
         return self.comm.Iallreduce(MPI.IN_PLACE, addable(buffer), MPI.SUM).Test
@@ -117,5 +123,41 @@ class MPICommunicator(Communicator):
             window.Free()
         self._held.clear()
 
+    def _allocate_window(self, n: int, dtype: np.dtype) -> Window:
+        return MPIWindow(self, n, dtype)
+
     def Abort(self, code: int) -> None:
         self.comm.Abort(code)
+
+
+class MPIWindow(Window):
+    """A window over an MPI one, with operations that can be tested for.
+
+    By Win.Allocate and in one epoch for good: with memory of Win.Create, or a lock taken for each operation, one rank
+    waits until the other calls MPI (measured with MPICH and Open MPI). Accumulating operations, of which reading has to
+    be one, are done element by element and in order.
+    """
+
+    def __init__(self, comm: MPICommunicator, n: int, dtype: np.dtype):
+        super().__init__(comm)
+        self.window = MPI.Win.Allocate(n * dtype.itemsize, dtype.itemsize, comm=comm.comm)
+        self.window.Lock_all()
+        np.frombuffer(self.window.tomemory(), dtype)[...] = 0
+        self.window.Sync()  # it is there before another rank adds to it
+        self.type = MPI.Datatype.fromcode(dtype.char)
+        atexit.register(self.Free)  # a library complains of windows that are left when it ends
+
+    def _accumulate(self, buffer: np.ndarray, target: int) -> Callable[[], bool]:
+        return self.window.Raccumulate(buffer, target, op=MPI.SUM).Test
+
+    def _put(self, buffer: np.ndarray, target: int) -> Callable[[], bool]:
+        return self.window.Raccumulate(buffer, target, op=MPI.REPLACE).Test
+
+    def _get(self, buffer: np.ndarray, target: int) -> Callable[[], bool]:
+        nothing, whole = (None, 0, self.type), (0, buffer.size, self.type)
+        return self.window.Rget_accumulate(nothing, buffer, target, whole, MPI.NO_OP).Test
+
+    def Free(self) -> None:
+        atexit.unregister(self.Free)
+        self.window.Unlock_all()
+        self.window.Free()

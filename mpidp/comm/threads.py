@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from mpidp.comm.communicator import Communicator
+from mpidp.comm.memory import Window
 from mpidp.errors import RunError
 
 LIBRARY_TAGS = 64  # collectives under way have tags of their own: -1, -2, ..., -64, -1, ...
@@ -22,6 +23,7 @@ class Mailboxes:
         self.boxes: dict[tuple, deque[np.ndarray]] = defaultdict(deque)
         self.arrived: dict[tuple, int] = defaultdict(int)
         self.shared: dict[tuple, np.ndarray] = {}
+        self.adding = threading.Lock()  # held by who adds to a window or reads one
         self.failure: BaseException | None = None
 
     def box(self, *key: Any) -> deque[np.ndarray]:
@@ -74,6 +76,15 @@ class ThreadCommunicator(Communicator):
                 )
             raw[:] = message
             return True
+
+        return test
+
+    def _iprobe(self, source: int, tag: int) -> Callable[[], bool]:
+        box = self.mailboxes.box(self.context, source, self.rank, tag)
+
+        def test() -> bool:
+            self.mailboxes.check()
+            return bool(box)
 
         return test
 
@@ -135,9 +146,16 @@ class ThreadCommunicator(Communicator):
     def _share(self, n: int, dtype: np.dtype) -> list[np.ndarray]:
         if not self.on_one_host():
             raise ValueError(f"ranks on the hosts {self.hosts()} share no memory")
+        return self._vectors(n, dtype)
+
+    def _allocate_window(self, n: int, dtype: np.dtype) -> Window:
+        return ThreadWindow(self, self._vectors(n, dtype))
+
+    def _vectors(self, n: int, dtype: np.dtype) -> list[np.ndarray]:
+        """A new vector of zeros of every rank."""
         self.shares += 1
         everyone = [(self.context, self.shares, rank) for rank in range(self.size)]
-        self.mailboxes.shared[everyone[self.rank]] = np.empty(n, dtype)
+        self.mailboxes.shared[everyone[self.rank]] = np.zeros(n, dtype)
         self.Barrier()
         return [self.mailboxes.shared[key] for key in everyone]
 
@@ -152,6 +170,29 @@ class ThreadCommunicator(Communicator):
         context = (*self.context, self.splits, color)
         placed = [self.placed[r] for _, r in members]
         return ThreadCommunicator(rank, len(members), self.mailboxes, context, placed)
+
+
+class ThreadWindow(Window):
+    """A window whose vectors lie in this process: an operation is done when it is started."""
+
+    def __init__(self, comm: ThreadCommunicator, vectors: list[np.ndarray]):
+        super().__init__(comm)
+        self.vectors, self.lock = vectors, comm.mailboxes.adding
+
+    def _accumulate(self, buffer: np.ndarray, target: int) -> Callable[[], bool]:
+        with self.lock:
+            self.vectors[target] += buffer
+        return _done
+
+    def _put(self, buffer: np.ndarray, target: int) -> Callable[[], bool]:
+        with self.lock:
+            self.vectors[target][...] = buffer
+        return _done
+
+    def _get(self, buffer: np.ndarray, target: int) -> Callable[[], bool]:
+        with self.lock:
+            buffer[...] = self.vectors[target]
+        return _done
 
 
 def _done() -> bool:

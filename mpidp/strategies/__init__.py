@@ -5,6 +5,7 @@ from mpidp.strategies.averaging import Averaging
 from mpidp.strategies.base import Setup, Step, Strategy
 from mpidp.strategies.elastic import ElasticAveraging
 from mpidp.strategies.independent import Independent
+from mpidp.strategies.onesided import OneSided
 from mpidp.strategies.server import Server
 from mpidp.strategies.sharded import Sharded
 from mpidp.strategies.streaming import Streaming
@@ -15,6 +16,7 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "allreduce": AllReduce,
     "sharded": Sharded,
     "server": Server,
+    "onesided": OneSided,
     "averaging": Averaging,
     "streaming": Streaming,
     "elastic": ElasticAveraging,

@@ -52,6 +52,9 @@ class Step:
     samples: int
     total: int
     lr: float
+    meeting: bool = (
+        True  # whether all ranks come together after it: to evaluate, to write a checkpoint, at the end
+    )
 
 
 class Strategy:
@@ -70,6 +73,9 @@ class Strategy:
     """Whether it sums each rank's part at that rank, for which not every route has an algorithm."""
     replicated = True
     """Whether `params` and `state()` are the same on every worker at every step, so that one copy is a checkpoint."""
+
+    deterministic = True
+    """Whether a run repeated has the same bits, and `cost(t)` is what each step sends, whichever rank is late."""
 
     cases: Sequence[dict[str, Any]] = ({},)
     """Options under which the conformance suite runs this strategy: at least one for each rule that it has."""
@@ -133,6 +139,10 @@ class Strategy:
         MPI moves messages on in calls to it alone, and few calls are better than a thread that takes the core.
         """
 
+    def behind(self, t: int) -> bool:
+        """Whether this rank leaves step t out, because the others have made it already: no samples, no messages."""
+        return False
+
     def step(self, step: Step) -> None:
         """Turn this rank's gradient into an update of the shared model."""
         raise NotImplementedError
@@ -149,6 +159,16 @@ class Strategy:
     def cost(self, t: int) -> tuple[int, int]:
         """(messages, bytes) that this rank sends in step t, by the published formula; tests hold traffic to it."""
         return 0, 0
+
+    def total_cost(self, t: int) -> tuple[int, int]:
+        """(messages, bytes) that this rank has sent when all ranks have made steps 1 to t and come together.
+
+        Where a strategy is not `deterministic`, which step a message belongs to depends on who comes when, and tests
+        hold this sum alone to the traffic; where even their number does, it counts what happened (pushes, say), not
+        messages.
+        """
+        costs = [self.cost(i) for i in range(1, t + 1)]
+        return sum(messages for messages, _ in costs), sum(sent for _, sent in costs)
 
     def allreduce_cost(self) -> tuple[int, int]:
         """(messages, bytes) of this rank in one all-reduce of `grads` by the chosen route."""

@@ -1,4 +1,4 @@
-"""Parameter servers, synchronous."""
+"""Parameter servers."""
 
 from dataclasses import dataclass
 
@@ -8,9 +8,16 @@ from mpidp.collectives import broadcast
 from mpidp.collectives.ring import chunk
 from mpidp.errors import UserError
 from mpidp.options import option
-from mpidp.strategies.base import Setup, Step, Strategy, prefixed
+from mpidp.strategies.base import Setup, Step, Strategy, prefixed, unprefixed
+from mpidp.strategies.server_rule import PULL, PUSH, VERSION, WORD, Rule
+from mpidp.strategies.server_rules import rule
 
-PUSH, PULL = 1, 2  # message tags
+USED_BY = {
+    "staleness": "stale",
+    "backup_workers": "synchronous",
+    "scale_by_staleness": "asynchronous",
+    "delay_compensation": "asynchronous",
+}
 
 
 @dataclass
@@ -18,6 +25,36 @@ class ServerOptions:
     servers: int = option(
         1, "ranks (the last ones) that serve instead of work; the model is cut over them", minimum=1
     )
+    consistency: str = option(
+        "synchronous",
+        "servers step with the gradients of all workers, with each as it comes, or let fast workers run ahead",
+        choices=("synchronous", "stale", "asynchronous"),
+    )
+    staleness: int | None = option(
+        None, "--consistency stale: steps that a worker may be ahead of the slowest (1)", minimum=0
+    )
+    backup_workers: int | None = option(
+        None, "--consistency synchronous: gradients of each step that are not waited for", minimum=0
+    )
+    scale_by_staleness: bool = option(
+        False, "--consistency asynchronous: divide the learning rate of a gradient by its staleness"
+    )
+    delay_compensation: float | None = option(
+        None,
+        "--consistency asynchronous: correct stale gradients to first order, times this (DC-ASGD)",
+        minimum=0,
+    )
+
+    def __post_init__(self):
+        for name, consistency in USED_BY.items():
+            value, said = getattr(self, name), f"--{name.replace('_', '-')}"
+            if value is not None and value is not False and self.consistency != consistency:
+                raise UserError(
+                    f"{said} is used by --consistency {consistency}, this run has --consistency {self.consistency}: "
+                    f"leave {said} out, or choose the other"
+                )
+        if self.consistency == "stale" and self.staleness is None:
+            self.staleness = 1
 
 
 class Server(Strategy):
@@ -29,53 +66,100 @@ class Server(Strategy):
         server j:  g ← Σ_w g_w[chunk j];  x[chunk j] ← optimizer(x[chunk j], g);  send x[chunk j] to every worker
 
     Clipping needs ‖g‖ of the whole vector: the servers exchange their parts' squared norms.
-    Consistency: that of all-reduce (synchronous). Cost a step, for W workers and n bytes: worker k messages, n bytes;
+    Consistency: that of all-reduce (synchronous), unless `--consistency` or `--backup-workers` says otherwise: their
+    rules are in `server_rules.py`. Cost a step, for W workers and n bytes: worker k messages, n bytes;
     server W messages, W n / k bytes; with clipping and k > 1 also k - 1 messages of 8 bytes from every server.
     Source: Li et al. 2014, "Scaling Distributed Machine Learning with the Parameter Server", OSDI.
     """
 
     Options = ServerOptions
     uses_collective = False
-    cases = ({"servers": 1}, {"servers": 2})
+    cases = (
+        {"servers": 1},
+        {"servers": 2},
+        {"consistency": "stale", "staleness": 0, "servers": 2},
+        {"consistency": "stale", "staleness": 2},
+        {"consistency": "asynchronous", "delay_compensation": 0.1, "servers": 2},
+        {"backup_workers": 1, "servers": 2},
+    )
 
     def __init__(self, setup: Setup, options: ServerOptions):
         super().__init__(setup, options)
         self.parts = [chunk(setup.size, options.servers, j) for j in range(options.servers)]
         self.server_ranks = range(self.workers, self.comm.size)
+        self.ruled = rule(options)  # by what kind of rule, None: as above
+        self.rule: Rule | None = None  # of this server
+        self.replicated = self.deterministic = self.exact()
+        self.pushes = 0  # of this worker, in this start of the run
+        self.next_step = 0  # of this worker, where it may be behind
         if self.worker is None:
             self.part = self.parts[self.comm.rank - self.workers]
-            length = self.part.stop - self.part.start
-            self.incoming = [setup.xp.empty(length, setup.dtype) for _ in range(min(2, self.workers))]
+            self.incoming = [self.buffer() for _ in range(min(2, self.workers))]
             self.optimizer = setup.optimizer(self.part.start, self.part.stop, self.incoming[0])
+            self.rule = self.ruled and self.ruled(self)
+
+    def buffer(self):
+        """Memory for a push to this server."""
+        return self.setup.xp.empty(self.part.stop - self.part.start, self.setup.dtype)
 
     @classmethod
     def count_workers(cls, ranks: int, options: ServerOptions) -> int:
-        if ranks <= options.servers:
+        workers, backup = ranks - options.servers, options.backup_workers or 0
+        if workers < 1:
             raise UserError(
                 f"--sync server needs a worker beside its {options.servers} server(s), but there "
                 f"{'is 1 rank' if ranks == 1 else f'are {ranks} ranks'}: start mpirun -n {options.servers + 1} or more"
             )
-        return ranks - options.servers
+        if backup >= workers:
+            raise UserError(
+                f"--backup-workers {backup} would leave out the gradients of all {workers} worker(s): "
+                f"start mpirun -n {options.servers + backup + 1} or more, or choose at most {workers - 1}"
+            )
+        return workers
+
+    def start(self) -> None:
+        super().start()
+        if self.rule is not None:
+            self.rule.start()
+
+    def scale(self, step: Step) -> float:
+        return self.ruled.scale(step, self) if self.ruled else super().scale(step)
+
+    def behind(self, t: int) -> bool:
+        return t < self.next_step
 
     def step(self, step: Step) -> None:
-        if self.worker is None:
-            self.serve(step)
+        if self.worker is not None:
+            self.push_and_pull(step)
+        elif self.rule is not None:
+            self.rule.serve(step)
         else:
-            self.push_and_pull()
+            self.serve(step)
 
-    def push_and_pull(self) -> None:
+    def push_and_pull(self, step: Step) -> None:
+        if self.behind(step.t):
+            return
         comm, parts = self.comm, list(zip(self.server_ranks, self.parts, strict=True))
+        if self.ruled and self.ruled.clips_pushes:
+            factor = self.clip_factor(self.squared_norm(self.grads))
+            if factor != 1:
+                self.grads *= factor
         with self.communicating():
             pulls = [comm.Irecv(self.params[part], rank, PULL) for rank, part in parts]
+            if self.ruled and self.ruled.tells_version:
+                version = np.empty(1, np.int64)
+                pulls.append(comm.Irecv(version, self.server_ranks[0], VERSION))
             pushes = [comm.Isend(self.grads[part], rank, PUSH) for rank, part in parts]
             comm.Wait(*pulls, *pushes)
+        self.pushes += 1
+        if self.ruled and self.ruled.tells_version:
+            self.next_step = int(version[0]) + 1
 
     def serve(self, step: Step) -> None:
         comm, mine, total = self.comm, self.params[self.part], self.grads[self.part]
         with self.communicating():
             self.add_pushes(total)
-            squared = self.add_over(self.server_ranks, self.squared_norm(total))
-        self.optimizer.step(mine, total, self.part.start, step.lr, step.t, self.clip_factor(squared))
+        self.update(total, step.lr, step.t)
         with self.communicating():
             comm.Wait(*[comm.Isend(mine, worker, PULL) for worker in range(self.workers)])
 
@@ -93,26 +177,68 @@ class Server(Strategy):
             if worker + len(slots) < self.workers:
                 pushes[slot] = comm.Irecv(slots[slot], worker + len(slots), PUSH)
 
+    def update(self, total, lr: float, t: int) -> None:
+        """Update number t of this server's part, by the sum of gradients, clipped by the norm of the whole one."""
+        with self.communicating():
+            squared = self.add_over(self.server_ranks, self.squared_norm(total))
+        self.optimizer.step(self.params[self.part], total, self.part.start, lr, t, self.clip_factor(squared))
+
     def merge(self, out) -> None:
-        """out ← the workers' parameters, on the servers as well."""
+        """out ← the servers' parameters, on every rank."""
         super().merge(out)
         with self.communicating():
-            broadcast(self.comm, out)
+            for rank, part in zip(self.server_ranks, self.parts, strict=True):
+                broadcast(self.comm, out[part], rank)
+
+    def exact(self) -> bool:
+        return self.ruled is None or self.workers == 1 or self.ruled.exact(self.options)
 
     def cost(self, t: int) -> tuple[int, int]:
-        itemsize, servers = np.dtype(self.setup.dtype).itemsize, self.options.servers
+        return self.cost_of(1, self.workers, 1)
+
+    def total_cost(self, t: int) -> tuple[int, int]:
+        if self.options.backup_workers is None:
+            return super().total_cost(t)
+        return self.cost_of(self.pushes, self.rule.pushes if self.rule else 0, t)
+
+    def cost_of(self, pushes: int, served: int, updates: int) -> tuple[int, int]:
+        """(messages, bytes) of a worker for its pushes, or of a server for what it `served` of them and its updates."""
+        itemsize, others = np.dtype(self.setup.dtype).itemsize, self.options.servers - 1
         if self.worker is not None:
-            return servers, self.setup.size * itemsize
-        norms = servers - 1 if self.setup.clip is not None else 0
-        return self.workers + norms, self.workers * (self.part.stop - self.part.start) * itemsize + 8 * norms
+            return pushes * (others + 1), pushes * self.setup.size * itemsize
+        messages, sent = served, served * (self.part.stop - self.part.start) * itemsize
+        if self.setup.clip is not None and not (self.ruled and self.ruled.clips_pushes):
+            messages, sent = messages + others * updates, sent + WORD * others * updates
+        if self.ruled and self.comm.rank == self.server_ranks[0]:
+            messages, sent = messages + others * served, sent + WORD * others * served
+            if self.ruled.tells_version:
+                messages, sent = messages + served, sent + WORD * served
+        return messages, sent
 
     def saved(self):
-        params = {"params": self.params} if self.comm.rank == 0 else {}
+        params = {} if self.worker is None or (self.replicated and self.worker) else {"params": self.params}
         return params | prefixed("state", self.state())
 
     def state(self):
-        return self.optimizer.state() if self.worker is None else {}
+        if self.worker is not None:
+            return {}
+        if self.rule is None:
+            return self.optimizer.state()
+        part = {"part": self.params[self.part]}
+        return part | prefixed("optimizer", self.optimizer.state()) | prefixed("rule", self.rule.state())
 
     def load_state(self, state):
-        if self.worker is None:
+        if self.worker is not None:
+            return
+        if self.rule is None:
             self.optimizer.load_state(state)
+            return
+        self.params[self.part] = state["part"]
+        self.optimizer.load_state(unprefixed("optimizer", state))
+        self.rule.load_state(unprefixed("rule", state))
+
+    def summary(self):
+        """What the first server counted, since the run's very beginning."""
+        if self.ruled is None:
+            return {}
+        return self.comm.bcast(self.rule.summary() if self.rule else None, self.server_ranks[0])

@@ -8,12 +8,22 @@ import pytest
 from mpidp.comm import run_ranks
 from mpidp.comm.world import SharedError, require_same, together
 from mpidp.errors import RunError, UserError
-from tests.routes import check_hosts, check_shared_memory, check_verbs
+from tests.routes import check_hosts, check_shared_memory, check_verbs, check_waiting_for_any, check_window
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 5])
 def test_verbs(ranks):
     run_ranks(ranks, check_verbs)
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_waiting_for_any(ranks):
+    run_ranks(ranks, check_waiting_for_any)
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_window(ranks):
+    run_ranks(ranks, check_window)
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 5])
@@ -51,6 +61,18 @@ def test_a_wait_gives_up_and_names_the_peer():
 
     with pytest.raises(RunError, match=r"rank 0 waited 0\.2 s for a message from rank 1 of 16 bytes"):
         run_ranks(2, body)
+
+
+def test_a_wait_for_any_names_all():
+    def body(comm):
+        comm.timeout = 0.1
+        if comm.rank == 0:
+            comm.Waitany([comm.Iprobe(1), comm.Iprobe(2)])
+
+    with pytest.raises(
+        RunError, match=r"rank 0 waited 0\.1 s for the first of: a message from rank 1, .* rank 2"
+    ):
+        run_ranks(3, body)
 
 
 def test_a_message_of_another_length_is_an_error():

@@ -15,7 +15,15 @@ from mpidp.comm.world import start
 from mpidp.strategies import STRATEGIES
 from tests import conformance
 from tests.conformance import CASES, CONTRACTS, rank_counts
-from tests.routes import check_broadcast, check_hosts, check_route, check_shared_memory, check_verbs
+from tests.routes import (
+    check_broadcast,
+    check_hosts,
+    check_route,
+    check_shared_memory,
+    check_verbs,
+    check_waiting_for_any,
+    check_window,
+)  # fmt: skip
 
 pytestmark = pytest.mark.mpi
 
@@ -71,6 +79,14 @@ def give_back(made: list) -> None:
 
 def test_verbs(on_each):
     on_each(check_verbs)
+
+
+def test_waiting_for_any(on_each):
+    on_each(check_waiting_for_any)
+
+
+def test_window(on_each):
+    on_each(check_window)
 
 
 def test_shared_memory(on_each):
