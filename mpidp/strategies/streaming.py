@@ -84,6 +84,7 @@ class Streaming(LocalSteps):
     """
 
     Options = StreamingOptions
+    # A sum is under way when the suite merges and saves, but not where it ends a run without a merge, after 10 steps.
     cases = (
         {"period": 8, "fragments": 2, "delay": 2, "blend": 0.5},
         {"period": 3, "fragments": 3, "delay": 0},

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from mpidp.collectives import COLLECTIVES
 from mpidp.comm import run_ranks
 from tests.conformance import relative
 from tests.strategies.quadratic import LR, Descent, gradient, mean_of, origin, samples, trained
@@ -55,7 +56,7 @@ def test_hierarchical_local_sgd(hosts, steps):
     assert relative(found, written_out_by_hosts(steps, 6, 2, hosts)) < 1e-13
 
 
-@pytest.mark.parametrize("collective", ["ring", "shared", "hierarchical", "mpi"], ids="by {}".format)
+@pytest.mark.parametrize("collective", COLLECTIVES, ids="by {}".format)
 def test_on_one_host_the_host_s_period_is_the_only_one(collective):
     found = averaged(steps=15, collective=collective, period=6, node_period=2)
     assert relative(found, averaged(steps=15, period=2)) < 1e-13

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mpidp.collectives import COLLECTIVES
 from mpidp.comm import run_ranks
 from mpidp.errors import UserError
 from mpidp.strategies.streaming import StreamingOptions, cut
@@ -155,7 +156,7 @@ def test_a_resumed_run_has_the_same_bits_wherever_it_was_stopped(done):
     assert run_ranks(2, body) == [[True, True]] * 2
 
 
-@pytest.mark.parametrize("collective", ["ring", "mpi", "shared"], ids="by {}".format)
+@pytest.mark.parametrize("collective", COLLECTIVES, ids="by {}".format)
 def test_all_that_is_sent_is_counted(collective):
     """Step by step at the use, and in all also where a merge waits for what is under way."""
 
