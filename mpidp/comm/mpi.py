@@ -30,6 +30,7 @@ class MPICommunicator(Communicator):
         super().__init__(comm.rank, comm.size)
         self.comm = comm
         self._held: list[MPI.Win] = []
+        self._windows: list[MPIWindow] = []
         self._flags: list[memoryview] = []  # in shared memory, of each rank: fences that it has arrived at
         self._fences = 0
 
@@ -117,6 +118,8 @@ class MPICommunicator(Communicator):
         return arrived
 
     def _unshare(self) -> None:
+        while self._windows:
+            self._windows.pop().Free()
         self._flags.clear()  # no view of a window outlives it
         for window in self._held:
             window.Unlock_all()
@@ -124,7 +127,8 @@ class MPICommunicator(Communicator):
         self._held.clear()
 
     def _allocate_window(self, n: int, dtype: np.dtype) -> Window:
-        return MPIWindow(self, n, dtype)
+        self._windows.append(MPIWindow(self, n, dtype))
+        return self._windows[-1]
 
     def Abort(self, code: int) -> None:
         self.comm.Abort(code)
@@ -159,5 +163,6 @@ class MPIWindow(Window):
 
     def Free(self) -> None:
         atexit.unregister(self.Free)
-        self.window.Unlock_all()
-        self.window.Free()
+        if self.window != MPI.WIN_NULL:
+            self.window.Unlock_all()
+            self.window.Free()
