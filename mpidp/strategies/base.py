@@ -71,6 +71,9 @@ class Strategy:
     replicated = True
     """Whether `params` and `state()` are the same on every worker at every step, so that one copy is a checkpoint."""
 
+    leaves_mean_gradient = False
+    """Whether `step` leaves the mean gradient over the global batch in `grads`, on every rank, as it was summed."""
+
     cases: Sequence[dict[str, Any]] = ({},)
     """Options under which the conformance suite runs this strategy: at least one for each rule that it has."""
 
