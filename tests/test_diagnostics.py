@@ -61,7 +61,21 @@ def test_equal_replicas_are_left_alone(tmp_path):
 
 
 def test_servers_are_not_compared_with_workers(tmp_path):
-    args = ["--model", "linear", "--samples", 60, "--batch-size", 20, "--steps", 4, "--sync", "server"]
+    """Each of two servers keeps its half of the parameters alone."""
+    args = [
+        "--model",
+        "linear",
+        "--samples",
+        60,
+        "--batch-size",
+        20,
+        "--steps",
+        4,
+        "--sync",
+        "server",
+        "--servers",
+        2,
+    ]
     assert trained(4, tmp_path / "run", *args, "--check-replicas", 1)["replica_checks"] == 4
 
 
