@@ -171,6 +171,9 @@ def test_a_run_tells_its_noise_scale_also_when_it_is_resumed(tmp_path):
     assert again["resumed_from"] == 14
     for name in ("noise_scale", "gradient_variance", "gradient_norm_squared"):
         assert again[name] == whole[name] > 0
+    buckets = trained(3, tmp_path / "buckets", *args, "--bucket-mib", 1e-5)  # summed while others are to come
+    assert buckets["messages_sent"] > whole["messages_sent"]
+    assert buckets["noise_scale"] == pytest.approx(whole["noise_scale"], rel=1e-3)
     assert lines(tmp_path / "cut", "noise_scale")[-1] == (21, whole["noise_scale"])
     assert dict(rows(whole))["noise scale"].endswith("this run has 12")
 

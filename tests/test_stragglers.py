@@ -1,7 +1,5 @@
 """A rank made late, and who was late."""
 
-import time
-
 import pytest
 
 from mpidp.comm.world import SharedError
@@ -27,40 +25,49 @@ def test_mistakes(text, words):
     assert str(error.value).startswith(f"--slow {text}: ")
 
 
-class Sending:
-    """A strategy whose messages take a millisecond whenever they are looked after."""
+class Clock:
+    """Seconds that pass when somebody sleeps; and a strategy that takes half a millisecond to look after messages."""
 
-    seconds_communication = 0.0
-    calls = 0
+    def __init__(self, monkeypatch):
+        self.now, self.seconds_communication, self.calls = 100.0, 0.0, 0
+        monkeypatch.setattr("mpidp.stragglers.time", self)
+
+    def perf_counter(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
 
     def advance(self):
         self.calls += 1
-        self.send(1e-3)
+        self.send(0.5e-3)
 
     def send(self, seconds):
-        time.sleep(seconds)
+        self.now += seconds
         self.seconds_communication += seconds
 
 
-def test_computing_takes_so_many_times_as_long():
+def test_computing_takes_so_many_times_as_long(monkeypatch):
     """Communication is no part of it, whether during backward or during the delay."""
-    strategy = Sending()
-    lag = Lag(3.0, strategy)
+    clock = Clock(monkeypatch)
+    clock.send(5)  # of earlier steps
+    lag = Lag(2.5, clock)
     lag.begin()
-    time.sleep(0.02)
-    strategy.send(0.05)
-    computed = lag.computing()
+    clock.sleep(0.02)
+    clock.send(0.07)
     lag.end()
-    assert 0.02 <= computed and lag.computing() >= 3 * computed
-    assert strategy.calls > 1
+    assert lag.computing() == pytest.approx(2.5 * 0.02)
+    assert clock.calls == pytest.approx(1.5 * 0.02 / 1e-3, abs=1)
+    assert clock.now == pytest.approx(105 + 0.07 + 0.05 + clock.calls * 0.5e-3)
 
 
-def test_a_factor_of_1_waits_for_nothing():
-    strategy = Sending()
-    lag = Lag(1.0, strategy)
+def test_a_factor_of_1_waits_for_nothing(monkeypatch):
+    clock = Clock(monkeypatch)
+    lag = Lag(1.0, clock)
     lag.begin()
+    clock.sleep(0.02)
     lag.end()
-    assert strategy.calls == 0
+    assert clock.calls == 0 and clock.now == pytest.approx(100.02)
 
 
 def test_times_by_rank():
