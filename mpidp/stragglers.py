@@ -60,8 +60,8 @@ def lag(text: str | None, strategy: Strategy) -> Lag:
     factors = slowed(text) if text else {}
     for rank in factors:
         if rank >= strategy.workers:
-            what = "no such rank" if rank >= strategy.comm.size else "a server, which computes no gradient"
-            raise UserError(f"--slow {text}: rank {rank} is {what}: name one of 0 to {strategy.workers - 1}")
+            why = "there is no such rank" if rank >= strategy.comm.size else "a server computes no gradient"
+            raise UserError(f"--slow {text}: rank {rank}: {why}: name one of 0 to {strategy.workers - 1}")
     return Lag(factors.get(strategy.comm.rank, 1.0), strategy)
 
 

@@ -92,9 +92,9 @@ def test_the_slow_rank_is_named(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("args", "words"),
-    [(["--slow", "2:3"], "rank 2 is no such rank: name one of 0 to 1"),
+    [(["--slow", "2:3"], "rank 2: there is no such rank: name one of 0 to 1"),
      (["--slow", "2"], "2 is no RANK:FACTOR"),
-     (["--slow", "1:3", "--sync", "server"], "rank 1 is a server.*name one of 0 to 0")],
+     (["--slow", "1:3", "--sync", "server"], "rank 1: a server.*name one of 0 to 0")],
 )  # fmt: skip
 def test_who_cannot_be_slow(tmp_path, args, words):
     linear = [word for word in LINEAR if word not in ("--collective", "ring")]
