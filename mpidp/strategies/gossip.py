@@ -153,9 +153,8 @@ class Gossip(Strategy):
         if not self.degree:
             return
         sources = np.nonzero(arcs == comm.rank)[1].tolist()
-        first = zip(
-            self.landing, sources, strict=False
-        )  # two under way; when one is added, the next takes its place
+        # Two arrivals are under way; when one is added, the next takes its place.
+        first = zip(self.landing, sources, strict=False)
         coming = deque((slot, comm.Irecv(slot, source, MIX)) for slot, source in first)
         message, targets = self.outgoing[turn], arcs[:, comm.rank].tolist()
         message[...] = self.mass
