@@ -19,6 +19,7 @@ from mpidp.config import Config, RunOptions
 from mpidp.data import Data, Request
 from mpidp.data import load as load_data
 from mpidp.data.split import SPLITS, Split
+from mpidp.diagnostics import Diagnostics
 from mpidp.errors import UserError
 from mpidp.machine import cores, memory_available, usable_cores
 from mpidp.models import MODELS
@@ -26,6 +27,7 @@ from mpidp.nn import Model
 from mpidp.nn.kernels.products import Products
 from mpidp.optim import OPTIMIZERS, SCHEDULES
 from mpidp.routing import Choice
+from mpidp.stragglers import Lag, lag
 from mpidp.strategies import STRATEGIES, Setup, Step, Strategy
 from mpidp.strategies.base import unprefixed
 from mpidp.workspace import Resumed, from_rank_0
@@ -52,9 +54,17 @@ class Job:
     steps: int
     route: Choice | None
     products: Products  # who multiplies matrices
+    diagnostics: Diagnostics
+    lag: Lag  # of this rank, where --slow says so
+
+    def ready(self, lo: int, hi: int) -> None:
+        """grads[lo:hi] is final: for the strategy, and for those who ask about this rank's own gradient before it."""
+        self.diagnostics.ready(lo, hi)
+        self.strategy.ready(lo, hi)
 
     def batch(self, t: int) -> tuple[Step, Array, Array, np.ndarray]:
         """This rank's part of the global batch of step t: (step, x, y, slots in the global batch)."""
+        self.lag.begin()
         epoch, turn = divmod(t - 1, self.split.steps_per_epoch)
         indices, slots = np.empty(0, np.int64), np.empty(0, np.int64)
         if self.strategy.worker is not None and not self.strategy.behind(t):
@@ -133,8 +143,12 @@ def build(config: Config, comm: Communicator, resumed: Resumed | None = None) ->
     strategy = together(comm, lambda: strategy_type(setup, config.sync))
     model.bind(*strategy.allocate(), products)
     together(comm, lambda: require_working_memory(model, data, strategy, run, comm))
+    diagnostics = together(comm, lambda: Diagnostics(run, steps, strategy, comm))
+    late = together(comm, lambda: lag(run.slow, strategy))
     schedule = SCHEDULES[run.schedule](config.schedule, run.lr, steps)
-    return Job(config, comm, data, split, model, strategy, schedule, steps, route, products)
+    return Job(
+        config, comm, data, split, model, strategy, schedule, steps, route, products, diagnostics, late
+    )
 
 
 def choose_route(config: Config, comm: Communicator, n: int, dtype: Any, resumed: Resumed | None) -> Choice:

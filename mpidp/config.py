@@ -18,6 +18,7 @@ from mpidp import arithmetic
 from mpidp.collectives import AUTO, COLLECTIVES
 from mpidp.data import PATHS, SOURCES, find
 from mpidp.data.split import SPLITS
+from mpidp.diagnostics import DiagnosticOptions
 from mpidp.errors import UserError
 from mpidp.models import MODELS
 from mpidp.optim import OPTIMIZERS, SCHEDULES
@@ -26,7 +27,7 @@ from mpidp.strategies import STRATEGIES
 
 
 @dataclass
-class RunOptions:
+class RunOptions(DiagnosticOptions):
     """What is chosen, how long and how it is trained, and what is written where."""
 
     model: str = option("gpt", "what to train", choices=MODELS)
@@ -84,6 +85,7 @@ class RunOptions:
     json: bool = option(False, "print the summary as JSON, the last line of standard output")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.keep_checkpoints is not None and self.checkpoint_every is None:
             raise UserError(
                 f"--keep-checkpoints {self.keep_checkpoints} needs --checkpoint-every N, without which there are none"
@@ -97,12 +99,13 @@ GROUPS = {
         "steps", "epochs", "batch_size", "micro_batch", "optimizer", "lr", "schedule", "clip",
     ),
     "output": ("run_dir", "resume", "checkpoint_every", "keep_checkpoints", "eval_every", "log_every", "json"),
+    "diagnostics": tuple(f.name for f in fields(DiagnosticOptions)),
     "machine": ("threads", "blas", "timeout"),
 }  # fmt: skip
 
 MAY_CHANGE = {
     "steps", "epochs", "run-dir", "resume", "checkpoint-every", "keep-checkpoints", "eval-every", "log-every",
-    "threads", "timeout", "json",
+    "threads", "timeout", "json", *(f.name.replace("_", "-") for f in fields(DiagnosticOptions)),
 }  # fmt: skip
 """Options that a resumed run may give anew: they say how long and how, not what is trained."""
 

@@ -21,6 +21,7 @@ from mpidp.errors import RunError, UserError
 from mpidp.model_file import save_model
 from mpidp.models.gpt import stream
 from mpidp.report import Report
+from mpidp.stragglers import by_rank
 from mpidp.strategies import Step
 from mpidp.tally import Tally
 from mpidp.workspace import Resumed, write_whole
@@ -48,6 +49,7 @@ class Progress:
         known = resumed.manifest if resumed else {}
         self.before: float | None = known.get("validation_loss_before")
         self.last: dict[str, Any] = known.get("last", {})
+        job.diagnostics.load(known.get("diagnostics", {}))
 
     def begin(self, done: int, scores: "Scores | None") -> None:
         """Say what runs; `scores`: of the model before the first step, where this is the run's beginning."""
@@ -92,9 +94,11 @@ class Progress:
         self.report.advance(step.t)
         run = self.job.config.run
         saving = run.checkpoint_every and step.t % run.checkpoint_every == 0
-        if step.t % run.log_every == 0 or saving or step.t == self.job.steps:
+        logged = step.t % run.log_every == 0 or saving or step.t == self.job.steps
+        if logged:
             self.log(step)
         self.tell()
+        self.report.figures(step.t, self.job.diagnostics.after(step, logged))
 
     def log(self, step: Step) -> None:
         """Of all samples since the last logged step: this rank's part of their mean loss, and the rate of its own."""
@@ -137,6 +141,7 @@ class Progress:
             "collective": self.job.route and self.job.route.name,
             "validation_loss_before": self.before,
             "last": self.last,
+            "diagnostics": self.job.diagnostics.facts(),
         }
 
     def saved(self, t: int, error: str | None) -> None:
@@ -193,7 +198,6 @@ class Progress:
         messages, sent, shared, seconds, communication, waiting, worked, losses, hashes = everyone
         if len(set(hashes)) > 1:
             raise AssertionError(f"the merged model differs between ranks: {hashes}")
-        workers = range(strategy.workers)
         samples, slowest = sum(worked), max(seconds)
         rate = samples / max(slowest, 1e-9)
         facts = {
@@ -226,13 +230,11 @@ class Progress:
             "messages_sent": list(messages),
             "bytes_sent": list(sent),
             "shared_bytes": list(shared),
-            "seconds_compute": np.mean([seconds[w] - communication[w] for w in workers]),
-            "seconds_communication": np.mean([communication[w] - waiting[w] for w in workers]),
-            "seconds_waiting": np.mean([waiting[w] for w in workers]),
-            "seconds_waiting_by_rank": list(waiting),
+            **by_rank(seconds, communication, waiting, strategy.workers),
             "params_sha256": hashes[0],
             "resumed_from": self.done or None,
             "run_dir": str(self.folder),
+            **job.diagnostics.summary(),
             **strategy.summary(),
         }
         return {

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from mpidp import diagnostics
 from mpidp.machine import terminal_columns
 
 
@@ -72,6 +73,11 @@ class Report:
         if self.speaks:
             self.append(line)
             self.say(f"step {line['step']:>6}/{self.steps}  validation loss {line['validation_loss']:.4f}")
+
+    def figures(self, step: int, figures: dict[str, Any]) -> None:
+        """What diagnostics found after this step, if anything."""
+        if self.speaks and figures:
+            self.append({"step": step} | figures)
 
     def append(self, line: dict[str, Any]) -> None:
         """Add a line to metrics.jsonl; where that fails, warn once and go on."""
@@ -144,6 +150,12 @@ def summary_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     rows.append(
         ("time of a worker", ", ".join(f"{name} {100 * s / whole:.0f} %" for name, s in parts.items()))
     )
+    if len(facts["seconds_compute_by_rank"]) > 1 and "imbalance" in facts:
+        slowest = facts["slowest_rank"]
+        seconds = f"{facts['seconds_compute_by_rank'][slowest]:.1f} s of computing"
+        rows.append(
+            ("slowest rank", f"{slowest}: {seconds}, {facts['imbalance']:.2f} times the workers' mean")
+        )
     sent = f"{span(facts['messages_sent'])} messages, {span(facts['bytes_sent'])} bytes"
     if any(facts["shared_bytes"]):
         sent += f"; {span(facts['shared_bytes'])} bytes through shared memory"
@@ -153,6 +165,7 @@ def summary_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     if "dropped_gradients" in facts:
         dropped = facts["dropped_gradients"]
         rows.append(("dropped gradients", f"{sum(dropped)}; by worker {', '.join(map(str, dropped))}"))
+    rows += diagnostics.rows(facts)
     rows.append(("params SHA-256", facts["params_sha256"]))
     rows.append(("merged model", f"{facts['run_dir']}/model.safetensors"))
     return rows

@@ -51,9 +51,10 @@ def train(
         with progress.stepping():
             step, x, y, slots = job.batch(t)  # this rank's part of the global batch
             loss = model.gradients(
-                x, y, strategy.scale(step), strategy.ready,
+                x, y, strategy.scale(step), job.ready,
                 between=strategy.advance, key=(run.seed, t), slots=slots, micro_batch=run.micro_batch,
             )  # fmt: skip
+            job.lag.end()  # --slow: here a rank is late
             if not math.isfinite(loss):
                 raise RunError(
                     f"the loss on rank {comm.rank} is {loss} at step {t}: lower --lr, or set --clip"

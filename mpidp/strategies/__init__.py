@@ -4,6 +4,7 @@ from mpidp.strategies.allreduce import AllReduce
 from mpidp.strategies.averaging import Averaging
 from mpidp.strategies.base import Setup, Step, Strategy
 from mpidp.strategies.elastic import ElasticAveraging
+from mpidp.strategies.gossip import Gossip
 from mpidp.strategies.independent import Independent
 from mpidp.strategies.onesided import OneSided
 from mpidp.strategies.server import Server
@@ -20,5 +21,6 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "averaging": Averaging,
     "streaming": Streaming,
     "elastic": ElasticAveraging,
+    "gossip": Gossip,
     "none": Independent,
 }

@@ -40,6 +40,7 @@ class AllReduce(Strategy):
     """
 
     Options = AllReduceOptions
+    leaves_mean_gradient = True
     cases = ({}, {"bucket_mib": 0.01})
 
     def __init__(self, setup: Setup, options: AllReduceOptions):

@@ -76,6 +76,8 @@ class Strategy:
 
     deterministic = True
     """Whether a run repeated has the same bits, and `cost(t)` is what each step sends, whichever rank is late."""
+    leaves_mean_gradient = False
+    """Whether `step` leaves the mean gradient over the global batch in `grads`, on every rank, as it was summed."""
 
     cases: Sequence[dict[str, Any]] = ({},)
     """Options under which the conformance suite runs this strategy: at least one for each rule that it has."""
