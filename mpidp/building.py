@@ -113,7 +113,7 @@ def build(config: Config, comm: Communicator, resumed: Resumed | None = None) ->
     sync = comm.Dup()
     calibration: dict[str, float] = {}
     collective = resumed.manifest["collective"] if resumed else run.collective
-    if strategy_type.uses_collective:
+    if strategy_type.by_route(config.sync):
         if collective == AUTO:
             collective, calibration = fastest(comm.Dup(), model.size, dtype)
         elif reason := COLLECTIVES[collective].unable(comm, dtype):
@@ -176,7 +176,8 @@ def pin_threads(threads: int | None, comm: Communicator) -> None:
 def require_memory(model: Model, strategy: type[Strategy], config: Config, comm: Communicator) -> None:
     """Raise UserError where the flat vectors of the ranks on this host alone exceed its free memory."""
     states = OPTIMIZERS[config.run.optimizer].state_vectors(config.optimizer)
-    vectors = 2 + strategy.extra_vectors(config.sync) + states * strategy.optimizer_share(comm.size)
+    vectors = 1 + strategy.gradient_share(comm.size, config.sync) + strategy.extra_vectors(config.sync)
+    vectors += states * strategy.optimizer_share(comm.size)
     require_free(
         vectors * model.size * model.dtype.itemsize,
         f"--model {config.run.model} has {model.size:,} parameters: {vectors:g} vectors of {model.dtype}",

@@ -179,11 +179,17 @@ def resolve(given: dict[str, Any], defaults: dict[str, Any]) -> Config:
         raise UserError(f"--steps {run.steps} and --epochs {run.epochs} both say how long to train: give one")
     if not run.steps and not run.epochs:
         run.epochs = 1
+    parts = {}
+    for kind, options in tree.items():
+        own = {dashed(f.name) for f in fields(options)}
+        parts[kind] = build(options, {k: v for k, v in values.items() if k in own})
     strategy = STRATEGIES[run.sync]
-    if not strategy.uses_collective and run.collective is not None:
+    strategy.check(parts["sync"], run)
+    by_route = strategy.by_route(parts["sync"])
+    if not by_route and run.collective is not None:
         users = ", ".join(name for name, s in STRATEGIES.items() if s.uses_collective)
         raise UserError(f"--collective is used by --sync {users}; --sync {run.sync} has messages of its own")
-    if strategy.uses_collective and run.collective is None:
+    if by_route and run.collective is None:
         run.collective = AUTO
     route = COLLECTIVES.get(run.collective)
     if "bucket-mib" in given and route is not None and not route.lanes:
@@ -191,10 +197,6 @@ def resolve(given: dict[str, Any], defaults: dict[str, Any]) -> Config:
             f"--bucket-mib: --collective {run.collective} sends no messages that could travel while backward computes: "
             "leave it out, or choose a route that does"
         )
-    parts = {}
-    for kind, options in tree.items():
-        own = {dashed(f.name) for f in fields(options)}
-        parts[kind] = build(options, {k: v for k, v in values.items() if k in own})
     return Config(run=run, **parts)
 
 

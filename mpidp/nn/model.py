@@ -140,7 +140,7 @@ class Model:
         """Write grads = scale · d(Σ_i loss_i)/dparams for the samples of this batch; return Σ_i loss_i.
 
         Calls `ready(lo, hi)` as slices of `grads` become final, from the tail to the head, covering [0, size)
-        exactly once. An empty batch gives zero gradients, loss 0, and one `ready(0, size)`.
+        exactly once. An empty batch gives zero gradients, announced layer by layer too, and loss 0.
         Calls `between()` between the parts of backward where there is no slice to announce, for whoever has something
         to attend to every few milliseconds.
         key = (seed, step) and the samples' `slots` in the global batch (default: 0, 1, ...) seed the dropout masks, so
@@ -150,8 +150,10 @@ class Model:
         ready = ready or (lambda lo, hi: None)
         count = len(x)
         if count == 0:
-            self.grads[...] = 0
-            ready(0, self.size)
+            for lo, hi in reversed(self.slices):
+                if lo < hi:
+                    self.grads[lo:hi] = 0
+                    ready(lo, hi)
             return 0.0
         slots = np.arange(count) if slots is None else np.asarray(slots)
         size = min(micro_batch or count, count)

@@ -87,8 +87,22 @@ class Strategy:
         return ranks
 
     @classmethod
+    def by_route(cls, options: Any) -> bool:
+        """Whether it sums by the route that was chosen, under these options."""
+        return cls.uses_collective
+
+    @classmethod
+    def check(cls, options: Any, run: Any) -> None:
+        """Raise UserError where these options and those of the run (`config.RunOptions`) do not go together."""
+
+    @classmethod
     def optimizer_share(cls, ranks: int) -> float:
         """The share of the optimizer's state that a rank holds."""
+        return 1.0
+
+    @classmethod
+    def gradient_share(cls, ranks: int, options: Any) -> float:
+        """The share of `grads` that takes memory on a rank for longer than a bucket travels."""
         return 1.0
 
     @classmethod
