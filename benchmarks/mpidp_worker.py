@@ -36,11 +36,11 @@ def work(comm: Communicator, arguments: Sequence[str]) -> Work:
     batches = [job.batch(t)[1:] for t in range(1, BATCHES + 1)]
 
     def take(t: int) -> float:
-        x, y, slots = batches[(t - 1) % BATCHES]
+        x, y, slots, cuts = batches[(t - 1) % BATCHES]
         step = Step(t, len(x), run.batch_size, job.schedule(t))
         loss = model.gradients(
             x, y, strategy.scale(step), strategy.ready,
-            between=strategy.advance, key=(run.seed, t), slots=slots, micro_batch=run.micro_batch,
+            between=strategy.advance, key=(run.seed, t), slots=slots, cuts=cuts, adder=job.adder,
         )  # fmt: skip
         strategy.step(step)
         return loss / max(len(x), 1)

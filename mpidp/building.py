@@ -3,6 +3,7 @@
 import math
 import os
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from mpidp.errors import UserError
 from mpidp.machine import cores, memory_available, usable_cores
 from mpidp.models import MODELS
 from mpidp.nn import Model
+from mpidp.nn.accumulation import Adder, InOrder, Tree
 from mpidp.nn.kernels.products import Products
 from mpidp.optim import OPTIMIZERS, SCHEDULES
 from mpidp.strategies import STRATEGIES, Setup, Step, Strategy
@@ -52,15 +54,32 @@ class Job:
     collective: str | None
     calibration: dict[str, float]  # seconds of each route where the fastest was to be found
     products: Products  # who multiplies matrices
+    adder: Adder  # of the parts of a batch that this rank works on one after another
 
-    def batch(self, t: int) -> tuple[Step, Array, Array, np.ndarray]:
-        """This rank's part of the global batch of step t: (step, x, y, slots in the global batch)."""
+    @property
+    def shards(self) -> range:
+        """Of the split's shards, those of this rank: one, but for --reproducible."""
+        worker, each = self.strategy.worker, self.split.workers // self.strategy.workers
+        return range(0) if worker is None else range(worker * each, (worker + 1) * each)
+
+    def shard_sizes(self) -> list[int]:
+        """How many training samples each worker owns."""
+        return self.split.shard_sizes().reshape(self.strategy.workers, -1).sum(1).tolist()
+
+    def batch(self, t: int) -> tuple[Step, Array, Array, np.ndarray, Sequence[int]]:
+        """This rank's part of the global batch of step t: (step, x, y, slots in the global batch, cuts).
+
+        cuts: where to cut it into the parts to be worked on one after another.
+        """
         epoch, turn = divmod(t - 1, self.split.steps_per_epoch)
-        indices, slots = np.empty(0, np.int64), np.empty(0, np.int64)
-        if self.strategy.worker is not None:
-            indices, slots = self.split.part(epoch, turn, self.strategy.worker)
+        nothing = np.empty(0, np.int64)
+        parts = [self.split.part(epoch, turn, shard) for shard in self.shards] or [(nothing, nothing)]
+        indices, slots = (np.concatenate(column) for column in zip(*parts, strict=True))
+        cuts: Sequence[int] = np.cumsum([len(part) for part, _ in parts[:-1]], dtype=np.int64).tolist()
+        if micro := self.config.run.micro_batch:
+            cuts = range(micro, len(indices), micro)
         step = Step(t, len(indices), self.split.batch_count(epoch, turn), self.schedule(t))
-        return step, *self.data.train.batch(indices), slots
+        return step, *self.data.train.batch(indices), slots, cuts
 
     def save(self, folder: Path, t: int, facts: dict[str, Any]) -> str | None:
         """Write a checkpoint of step t; None, or why it could not be written."""
@@ -85,7 +104,7 @@ def build(config: Config, comm: Communicator, resumed: Resumed | None = None) ->
     """
     run = config.run
     comm.timeout = run.timeout
-    pin_threads(run.threads, comm)
+    pin_threads(1 if run.reproducible else run.threads, comm)
     np.setbufsize(SHORT_BUFFERS)
     spin_if_alone(comm, usable_cores())
     dtype = arithmetic.vectors_dtype(run.dtype)
@@ -104,7 +123,8 @@ def build(config: Config, comm: Communicator, resumed: Resumed | None = None) ->
     )
     data = together(comm, lambda: load_data(run.data, config.data, request))
     require_same(comm, {"training data (hash)": data.fingerprint()})
-    split = together(comm, lambda: make_split(config, data, workers))
+    together(comm, lambda: require_divisor(run.reproducible, comm.size))
+    split = together(comm, lambda: make_split(config, data, run.reproducible or workers))
     model = together(comm, lambda: MODELS[run.model].build(config.model, data.schema, dtype))
     together(comm, lambda: require_memory(model, strategy_type, config, comm))
     steps = run.steps or run.epochs * split.steps_per_epoch
@@ -132,9 +152,22 @@ def build(config: Config, comm: Communicator, resumed: Resumed | None = None) ->
     )
     strategy = together(comm, lambda: strategy_type(setup, config.sync))
     model.bind(*strategy.allocate(), products)
-    together(comm, lambda: require_working_memory(model, data, strategy, run, comm))
+    together(comm, lambda: require_working_memory(model, data, split, strategy, run, comm))
     schedule = SCHEDULES[run.schedule](config.schedule, run.lr, steps)
-    return Job(config, comm, data, split, model, strategy, schedule, steps, collective, calibration, products)
+    adder = Tree() if run.reproducible else InOrder()
+    return Job(
+        config, comm, data, split, model, strategy, schedule, steps, collective, calibration, products, adder
+    )
+
+
+def require_divisor(shards: int | None, ranks: int) -> None:
+    """Raise UserError where `--reproducible` does not give every rank as many micro-shards."""
+    if shards and shards % ranks:
+        able = ", ".join(str(1 << k) for k in range(shards.bit_length()))
+        raise UserError(
+            f"--reproducible {shards} cuts each batch into {shards} micro-shards, which {ranks} ranks cannot share "
+            f"evenly: start {able} ranks"
+        )
 
 
 def require_the_rest(resumed: Resumed, steps: int, data: Data) -> None:
@@ -178,6 +211,10 @@ def require_memory(model: Model, strategy: type[Strategy], config: Config, comm:
     states = OPTIMIZERS[config.run.optimizer].state_vectors(config.optimizer)
     vectors = 1 + strategy.gradient_share(comm.size, config.sync) + strategy.extra_vectors(config.sync)
     vectors += states * strategy.optimizer_share(comm.size)
+    if config.run.reproducible:
+        vectors += (
+            config.run.reproducible // comm.size
+        ).bit_length() - 1  # of the tree over its micro-shards
     require_free(
         vectors * model.size * model.dtype.itemsize,
         f"--model {config.run.model} has {model.size:,} parameters: {vectors:g} vectors of {model.dtype}",
@@ -187,10 +224,10 @@ def require_memory(model: Model, strategy: type[Strategy], config: Config, comm:
 
 
 def require_working_memory(
-    model: Model, data: Data, strategy: Strategy, run: RunOptions, comm: Communicator
+    model: Model, data: Data, split: Split, strategy: Strategy, run: RunOptions, comm: Communicator
 ) -> None:
     """Raise UserError where what the layers work in exceeds the free memory of this host."""
-    share = max(1, run.batch_size // strategy.workers)
+    share = max(1, run.batch_size // split.workers)
     count = min(share, run.micro_batch or share)
     try:
         need = model.working_memory((count, *data.schema.inputs)) if strategy.worker is not None else 0

@@ -38,6 +38,13 @@ class RunOptions:
     collective: str | None = option(
         None, "the route of sums over ranks; auto takes the fastest here", choices=(AUTO, *COLLECTIVES)
     )
+    reproducible: int | None = option(
+        None,
+        "cut each batch into so many micro-shards (a power of two) and add their gradients in one fixed tree: the same "
+        "bits for every number of ranks that divides it",
+        minimum=1,
+        metavar="M",
+    )
     optimizer: str = option("adamw", "what turns gradients into steps", choices=OPTIMIZERS)
     schedule: str = option("constant", "how the learning rate goes over time", choices=SCHEDULES)
     steps: int | None = option(None, "length of the run in steps (or say --epochs)", minimum=1)
@@ -83,11 +90,45 @@ class RunOptions:
             raise UserError(
                 f"--keep-checkpoints {self.keep_checkpoints} needs --checkpoint-every N, without which there are none"
             )
+        if self.reproducible is not None:
+            self.check_reproducible()
+
+    def check_reproducible(self) -> None:
+        """Raise UserError where an option would have bits depend on the number of ranks; choose the route."""
+        shards, route = self.reproducible, "halving-doubling"
+        what = f"--reproducible {shards}"
+        if shards & (shards - 1):
+            raise UserError(f"{what}: must be a power of two, such as {1 << shards.bit_length() - 1}")
+        if self.batch_size % shards:
+            low = self.batch_size // shards * shards
+            near = f"{low} or {low + shards}" if low else f"{shards}"
+            raise UserError(
+                f"--batch-size {self.batch_size} cannot be cut into {shards} equal micro-shards ({what}): take {near}"
+            )
+        if reason := STRATEGIES[self.sync].depends_on_ranks:
+            able = ", ".join(name for name, s in STRATEGIES.items() if s.depends_on_ranks is None)
+            raise UserError(f"{what} goes with --sync {able} alone: --sync {self.sync} {reason}")
+        if self.collective not in (None, route):
+            raise UserError(
+                f"--collective {self.collective}: {what} adds in the tree of {route}, whose order alone goes on "
+                "that of the micro-shards, whatever the number of ranks: leave it out"
+            )
+        if self.threads not in (None, 1):
+            raise UserError(
+                f"--threads {self.threads}: {what} takes 1, since products are summed in another order with more: "
+                "leave it out"
+            )
+        if self.micro_batch is not None:
+            raise UserError(
+                f"--micro-batch {self.micro_batch}: {what} works on {self.batch_size // shards} sample(s) at a time "
+                "already: leave it out, or choose more micro-shards"
+            )
+        self.collective = route
 
 
 GROUPS = {
     "what to train": ("model", "data", "split", "dtype", "seed", "validation_fraction"),
-    "keeping ranks in step": ("sync", "collective"),
+    "keeping ranks in step": ("sync", "collective", "reproducible"),
     "steps": (
         "steps", "epochs", "batch_size", "micro_batch", "optimizer", "lr", "schedule", "clip",
     ),

@@ -30,6 +30,9 @@ class Adasum(Strategy):
     """
 
     uses_collective = False
+    depends_on_ranks = (
+        "weighs the ranks' gradients against each other, so that their number is part of what it computes"
+    )
 
     def __init__(self, setup: Setup, options):
         super().__init__(setup, options)

@@ -33,6 +33,7 @@ class AllReduce(Strategy):
     """
 
     Options = AllReduceOptions
+    depends_on_ranks = None
     cases = ({}, {"bucket_mib": 0.1})
 
     def __init__(self, setup: Setup, options: AllReduceOptions):

@@ -50,6 +50,9 @@ class Averaging(Strategy):
     """
 
     Options = AveragingOptions
+    depends_on_ranks = (
+        "has each rank step on its own samples, so that their number is part of what it computes"
+    )
     replicated = False
     cases = (
         {"period": 1},

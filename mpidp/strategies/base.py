@@ -65,6 +65,8 @@ class Strategy:
     Options: type = NoOptions
     uses_collective = True
     """Whether the route (`--collective`) means anything to this strategy."""
+    depends_on_ranks: str | None = "computes what depends on how many ranks there are"
+    """Why its bits do (read after its name) even if the route adds gradients in one order for all; else None."""
     replicated = True
     """Whether `params` and `state()` are the same on every worker at every step, so that one copy is a checkpoint."""
 

@@ -12,6 +12,9 @@ class Independent(Strategy):
     Source: Zinkevich et al. 2010, "Parallelized Stochastic Gradient Descent", NIPS 23.
     """
 
+    depends_on_ranks = (
+        "has each rank step on its own samples, so that their number is part of what it computes"
+    )
     replicated = False
 
     def __init__(self, setup: Setup, options):

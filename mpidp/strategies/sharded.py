@@ -53,6 +53,9 @@ class Sharded(Strategy):
     """
 
     Options = ShardedOptions
+    depends_on_ranks = (
+        "cuts the vector into as many parts as there are ranks, and adds up what each finds in its own"
+    )
     cases = ({}, {"stage": 2})
 
     def __init__(self, setup: Setup, options: ShardedOptions):
