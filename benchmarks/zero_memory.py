@@ -126,7 +126,7 @@ def work(comm: Communicator, path: str, arguments: Sequence[str]) -> int:
         "5"
     )  # the peak is that of training, not of making initial values
     for t in range(1, job.steps + 1):
-        step, x, y, slots, _ = job.batch(t)
+        step, x, y, slots = job.batch(t)
         scale = strategy.scale(step)
         model.gradients(x, y, scale, strategy.ready, between=strategy.advance, key=(seed, t), slots=slots)
         strategy.step(step)

@@ -66,11 +66,8 @@ class Job:
         """How many training samples each worker owns."""
         return self.split.shard_sizes().reshape(self.strategy.workers, -1).sum(1).tolist()
 
-    def batch(self, t: int) -> tuple[Step, Array, Array, np.ndarray, Sequence[int]]:
-        """This rank's part of the global batch of step t: (step, x, y, slots in the global batch, cuts).
-
-        cuts: where to cut it into the parts to be worked on one after another.
-        """
+    def batch(self, t: int) -> tuple[Step, Array, Array, np.ndarray]:
+        """This rank's part of the global batch of step t: (step, x, y, slots in the global batch)."""
         epoch, turn = divmod(t - 1, self.split.steps_per_epoch)
         nothing = np.empty(0, np.int64)
         parts = [self.split.part(epoch, turn, shard) for shard in self.shards] or [(nothing, nothing)]
@@ -78,8 +75,8 @@ class Job:
         cuts: Sequence[int] = np.cumsum([len(part) for part, _ in parts[:-1]], dtype=np.int64).tolist()
         if micro := self.config.run.micro_batch:
             cuts = range(micro, len(indices), micro)
-        step = Step(t, len(indices), self.split.batch_count(epoch, turn), self.schedule(t))
-        return step, *self.data.train.batch(indices), slots, cuts
+        step = Step(t, len(indices), self.split.batch_count(epoch, turn), self.schedule(t), cuts)
+        return step, *self.data.train.batch(indices), slots
 
     def save(self, folder: Path, t: int, facts: dict[str, Any]) -> str | None:
         """Write a checkpoint of step t; None, or why it could not be written."""

@@ -40,10 +40,10 @@ def train(config: Config, comm: Communicator, folder: Path, resumed: Resumed | N
 
     for t in range(done + 1, job.steps + 1):
         with progress.stepping():
-            step, x, y, slots, cuts = job.batch(t)  # this rank's part of the global batch
+            step, x, y, slots = job.batch(t)  # this rank's part of the global batch
             loss = model.gradients(
                 x, y, strategy.scale(step), strategy.ready,
-                between=strategy.advance, key=(run.seed, t), slots=slots, cuts=cuts, adder=job.adder,
+                between=strategy.advance, key=(run.seed, t), slots=slots, cuts=step.cuts, adder=job.adder,
             )  # fmt: skip
             if not math.isfinite(loss):
                 raise RunError(

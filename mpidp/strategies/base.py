@@ -45,12 +45,16 @@ class Setup:
 
 @dataclass(frozen=True)
 class Step:
-    """One step of training: t = 1, 2, ...; this rank's samples in it and those of all ranks; the learning rate."""
+    """One step of training: t = 1, 2, ...; this rank's samples in it and those of all ranks; the learning rate.
+
+    cuts: where the rank's samples are cut into parts that it works on one after another.
+    """
 
     t: int
     samples: int
     total: int
     lr: float
+    cuts: Sequence[int] = ()
 
 
 class Strategy:
