@@ -111,17 +111,21 @@ def test_small_float32_gradients_do_not_vanish():
 
 
 def test_every_rank_s_gradient_is_the_mean_over_its_own_samples():
-    """Ranks that hold the same samples in different numbers agree, so that the step is that of one of them."""
+    """Ranks that hold the same samples in different numbers agree, so that the step is that of one of them.
+
+    However many they work on at a time.
+    """
 
     def body(comm):
         run = Run(comm, "adasum", 0)
         step = Step(1, 4 if comm.rank else 8, 12, run.lr)
         samples = np.tile(np.arange(4), step.samples // 4)
-        run.model.gradients(run.x[samples], run.y[samples], run.strategy.scale(step))
+        cuts = [3, 5] if comm.size > comm.rank + 1 else ()
+        run.model.gradients(run.x[samples], run.y[samples], run.strategy.scale(step), cuts=cuts)
         run.strategy.step(step)
         return run.merged()
 
-    assert relative(run_ranks(2, body)[0], run_ranks(1, body)[0]) < 1e-14
+    assert relative(run_ranks(2, body)[0], run_ranks(1, body)[0]) < 1e-13
 
 
 def test_one_rank_takes_plain_steps():
