@@ -6,6 +6,7 @@ beforehand, as PyTorch's are.
 
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,6 @@ from benchmarks.worker import Line, Work, serve
 from mpidp.building import build
 from mpidp.comm import Communicator
 from mpidp.comm.world import guarded
-from mpidp.strategies import Step
 
 
 def run(comm: Communicator, path: str, index: int, arguments: Sequence[str]) -> int:
@@ -33,14 +33,14 @@ def work(comm: Communicator, arguments: Sequence[str]) -> Work:
     if comm.rank == 0:
         model.initialise(run.seed)
     strategy.start()
-    batches = [job.batch(t)[1:] for t in range(1, BATCHES + 1)]
+    batches = [job.batch(t) for t in range(1, BATCHES + 1)]
 
     def take(t: int) -> float:
-        x, y, slots = batches[(t - 1) % BATCHES]
-        step = Step(t, len(x), run.batch_size, job.schedule(t))
+        step, x, y, slots = batches[(t - 1) % BATCHES]
+        step = replace(step, t=t, lr=job.schedule(t))
         loss = model.gradients(
             x, y, strategy.scale(step), strategy.ready,
-            between=strategy.advance, key=(run.seed, t), slots=slots, micro_batch=run.micro_batch,
+            between=strategy.advance, key=(run.seed, t), slots=slots, cuts=step.cuts, adder=job.adder,
         )  # fmt: skip
         strategy.step(step)
         return loss / max(len(x), 1)

@@ -115,11 +115,11 @@ def run(comm: Communicator, arguments: Sequence[str], folder: Path) -> Outcome:
 
 def gradient_seconds(job: Job) -> float:
     """Seconds of a forward and a backward pass by this rank alone, for each of its samples."""
-    _, x, y, slots = job.batch(1)
+    step, x, y, slots = job.batch(1)
     times = []
     for _ in range(GRADIENTS + 1):
         began = time.perf_counter()
-        job.model.gradients(x, y, 1.0, slots=slots, micro_batch=job.config.run.micro_batch)
+        job.model.gradients(x, y, 1.0, slots=slots, cuts=step.cuts, adder=job.adder)
         times.append(time.perf_counter() - began)
     return statistics.median(times[1:]) / max(len(x), 1)
 

@@ -3,6 +3,7 @@
 import math
 import os
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from mpidp.errors import UserError
 from mpidp.machine import cores, memory_available, usable_cores
 from mpidp.models import MODELS
 from mpidp.nn import Model
+from mpidp.nn.accumulation import Adder, InOrder, Tree
 from mpidp.nn.kernels.products import Products
 from mpidp.optim import OPTIMIZERS, SCHEDULES
 from mpidp.routing import Choice
@@ -56,21 +58,35 @@ class Job:
     products: Products  # who multiplies matrices
     diagnostics: Diagnostics
     lag: Lag  # of this rank, where --slow says so
+    adder: Adder  # of the parts of a batch that this rank works on one after another
 
     def ready(self, lo: int, hi: int) -> None:
         """grads[lo:hi] is final: for the strategy, and for those who ask about this rank's own gradient before it."""
         self.diagnostics.ready(lo, hi)
         self.strategy.ready(lo, hi)
 
+    @property
+    def shards(self) -> range:
+        """Of the split's shards, those of this rank: one, but for --reproducible."""
+        worker, each = self.strategy.worker, self.split.workers // self.strategy.workers
+        return range(0) if worker is None else range(worker * each, (worker + 1) * each)
+
+    def shard_sizes(self) -> list[int]:
+        """How many training samples each worker owns."""
+        return self.split.shard_sizes().reshape(self.strategy.workers, -1).sum(1).tolist()
+
     def batch(self, t: int) -> tuple[Step, Array, Array, np.ndarray]:
         """This rank's part of the global batch of step t: (step, x, y, slots in the global batch)."""
         self.lag.begin()
         epoch, turn = divmod(t - 1, self.split.steps_per_epoch)
-        indices, slots = np.empty(0, np.int64), np.empty(0, np.int64)
-        if self.strategy.worker is not None and not self.strategy.behind(t):
-            indices, slots = self.split.part(epoch, turn, self.strategy.worker)
+        nothing, shards = np.empty(0, np.int64), range(0) if self.strategy.behind(t) else self.shards
+        parts = [self.split.part(epoch, turn, shard) for shard in shards] or [(nothing, nothing)]
+        indices, slots = (np.concatenate(column) for column in zip(*parts, strict=True))
+        cuts: Sequence[int] = np.cumsum([len(part) for part, _ in parts[:-1]], dtype=np.int64).tolist()
+        if micro := self.config.run.micro_batch:
+            cuts = range(micro, len(indices), micro)
         total = self.split.batch_count(epoch, turn)
-        step = Step(t, len(indices), total, self.schedule(t), self.meeting(t))
+        step = Step(t, len(indices), total, self.schedule(t), self.meeting(t), cuts)
         return step, *self.data.train.batch(indices), slots
 
     def meeting(self, t: int) -> bool:
@@ -101,7 +117,7 @@ def build(config: Config, comm: Communicator, resumed: Resumed | None = None) ->
     """
     run = config.run
     comm.timeout = run.timeout
-    pin_threads(run.threads, comm)
+    pin_threads(1 if run.reproducible else run.threads, comm)
     np.setbufsize(SHORT_BUFFERS)
     spin_if_alone(comm, usable_cores())
     dtype = arithmetic.vectors_dtype(run.dtype)
@@ -120,14 +136,16 @@ def build(config: Config, comm: Communicator, resumed: Resumed | None = None) ->
     )
     data = together(comm, lambda: load_data(run.data, config.data, request))
     require_same(comm, {"training data (hash)": data.fingerprint()})
-    split = together(comm, lambda: make_split(config, data, workers))
+    together(comm, lambda: require_divisor(run.reproducible, comm.size))
+    split = together(comm, lambda: make_split(config, data, run.reproducible or workers))
     model = together(comm, lambda: MODELS[run.model].build(config.model, data.schema, dtype))
     together(comm, lambda: require_memory(model, strategy_type, config, comm))
     steps = run.steps or run.epochs * split.steps_per_epoch
     if resumed:
         require_the_rest(resumed, steps, data)
     sync = comm.Dup()
-    route = choose_route(config, comm, model.size, dtype, resumed) if strategy_type.uses_collective else None
+    by_route = strategy_type.by_route(config.sync)
+    route = choose_route(config, comm, model.size, dtype, resumed) if by_route else None
     optimizer = OPTIMIZERS[run.optimizer]
     setup = Setup(
         comm=sync,
@@ -142,12 +160,13 @@ def build(config: Config, comm: Communicator, resumed: Resumed | None = None) ->
     )
     strategy = together(comm, lambda: strategy_type(setup, config.sync))
     model.bind(*strategy.allocate(), products)
-    together(comm, lambda: require_working_memory(model, data, strategy, run, comm))
+    together(comm, lambda: require_working_memory(model, data, split, strategy, run, comm))
     diagnostics = together(comm, lambda: Diagnostics(run, steps, strategy, comm))
     late = together(comm, lambda: lag(run.slow, strategy))
     schedule = SCHEDULES[run.schedule](config.schedule, run.lr, steps)
+    adder = Tree() if run.reproducible else InOrder()
     return Job(
-        config, comm, data, split, model, strategy, schedule, steps, route, products, diagnostics, late
+        config, comm, data, split, model, strategy, schedule, steps, route, products, diagnostics, late, adder
     )
 
 
@@ -161,6 +180,16 @@ def choose_route(config: Config, comm: Communicator, n: int, dtype: Any, resumed
         comm, name, run.calibration, n * itemsize, piece * itemsize, dtype,
         lambda route: not strategy.scatters or route.reduce_scatter is not None,
     )  # fmt: skip
+
+
+def require_divisor(shards: int | None, ranks: int) -> None:
+    """Raise UserError where `--reproducible` does not give every rank as many micro-shards."""
+    if shards and shards % ranks:
+        able = ", ".join(str(1 << k) for k in range(shards.bit_length()))
+        raise UserError(
+            f"--reproducible {shards} cuts each batch into {shards} micro-shards, which {ranks} ranks cannot share "
+            f"evenly: start {able} ranks"
+        )
 
 
 def require_the_rest(resumed: Resumed, steps: int, data: Data) -> None:
@@ -202,7 +231,12 @@ def pin_threads(threads: int | None, comm: Communicator) -> None:
 def require_memory(model: Model, strategy: type[Strategy], config: Config, comm: Communicator) -> None:
     """Raise UserError where the flat vectors of the ranks on this host alone exceed its free memory."""
     states = OPTIMIZERS[config.run.optimizer].state_vectors(config.optimizer)
-    vectors = 2 + strategy.extra_vectors(config.sync) + states * strategy.optimizer_share(comm.size)
+    vectors = 1 + strategy.gradient_share(comm.size, config.sync) + strategy.extra_vectors(config.sync)
+    vectors += states * strategy.optimizer_share(comm.size)
+    if config.run.reproducible:
+        vectors += (
+            config.run.reproducible // comm.size
+        ).bit_length() - 1  # of the tree over its micro-shards
     require_free(
         vectors * model.size * model.dtype.itemsize,
         f"--model {config.run.model} has {model.size:,} parameters: {vectors:g} vectors of {model.dtype}",
@@ -212,10 +246,10 @@ def require_memory(model: Model, strategy: type[Strategy], config: Config, comm:
 
 
 def require_working_memory(
-    model: Model, data: Data, strategy: Strategy, run: RunOptions, comm: Communicator
+    model: Model, data: Data, split: Split, strategy: Strategy, run: RunOptions, comm: Communicator
 ) -> None:
     """Raise UserError where what the layers work in exceeds the free memory of this host."""
-    share = max(1, run.batch_size // strategy.workers)
+    share = max(1, run.batch_size // split.workers)
     count = min(share, run.micro_batch or share)
     try:
         need = model.working_memory((count, *data.schema.inputs)) if strategy.worker is not None else 0

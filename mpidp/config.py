@@ -44,6 +44,13 @@ class RunOptions(DiagnosticOptions):
         "where --collective auto keeps how fast the routes are, and finds it the next time",
         metavar="FILE",
     )
+    reproducible: int | None = option(
+        None,
+        "cut each batch into so many micro-shards (a power of two) and add their gradients in one fixed tree: the same "
+        "bits for every number of ranks that divides it",
+        minimum=1,
+        metavar="M",
+    )
     optimizer: str = option("adamw", "what turns gradients into steps", choices=OPTIMIZERS)
     schedule: str = option("constant", "how the learning rate goes over time", choices=SCHEDULES)
     steps: int | None = option(None, "length of the run in steps (or say --epochs)", minimum=1)
@@ -90,11 +97,45 @@ class RunOptions(DiagnosticOptions):
             raise UserError(
                 f"--keep-checkpoints {self.keep_checkpoints} needs --checkpoint-every N, without which there are none"
             )
+        if self.reproducible is not None:
+            self.check_reproducible()
+
+    def check_reproducible(self) -> None:
+        """Raise UserError where an option would have bits depend on the number of ranks; choose the route."""
+        shards, route = self.reproducible, "halving-doubling"
+        what = f"--reproducible {shards}"
+        if shards & (shards - 1):
+            raise UserError(f"{what}: must be a power of two, such as {1 << shards.bit_length() - 1}")
+        if self.batch_size % shards:
+            low = self.batch_size // shards * shards
+            near = f"{low} or {low + shards}" if low else f"{shards}"
+            raise UserError(
+                f"--batch-size {self.batch_size} cannot be cut into {shards} equal micro-shards ({what}): take {near}"
+            )
+        if reason := STRATEGIES[self.sync].depends_on_ranks:
+            able = ", ".join(name for name, s in STRATEGIES.items() if s.depends_on_ranks is None)
+            raise UserError(f"{what} goes with --sync {able} alone: --sync {self.sync} {reason}")
+        if self.collective not in (None, route):
+            raise UserError(
+                f"--collective {self.collective}: {what} adds in the tree of {route}, whose order alone goes on "
+                "that of the micro-shards, whatever the number of ranks: leave it out"
+            )
+        if self.threads not in (None, 1):
+            raise UserError(
+                f"--threads {self.threads}: {what} takes 1, since products are summed in another order with more: "
+                "leave it out"
+            )
+        if self.micro_batch is not None:
+            raise UserError(
+                f"--micro-batch {self.micro_batch}: {what} works on {self.batch_size // shards} sample(s) at a time "
+                "already: leave it out, or choose more micro-shards"
+            )
+        self.collective = route
 
 
 GROUPS = {
     "what to train": ("model", "data", "split", "dtype", "seed", "validation_fraction"),
-    "keeping ranks in step": ("sync", "collective", "calibration"),
+    "keeping ranks in step": ("sync", "collective", "calibration", "reproducible"),
     "steps": (
         "steps", "epochs", "batch_size", "micro_batch", "optimizer", "lr", "schedule", "clip",
     ),
@@ -187,11 +228,17 @@ def resolve(given: dict[str, Any], defaults: dict[str, Any]) -> Config:
         raise UserError(f"--steps {run.steps} and --epochs {run.epochs} both say how long to train: give one")
     if not run.steps and not run.epochs:
         run.epochs = 1
+    parts = {}
+    for kind, options in tree.items():
+        own = {dashed(f.name) for f in fields(options)}
+        parts[kind] = build(options, {k: v for k, v in values.items() if k in own})
     strategy = STRATEGIES[run.sync]
-    if not strategy.uses_collective and run.collective is not None:
+    strategy.check(parts["sync"], run)
+    by_route = strategy.by_route(parts["sync"])
+    if not by_route and run.collective is not None:
         users = ", ".join(name for name, s in STRATEGIES.items() if s.uses_collective)
         raise UserError(f"--collective is used by --sync {users}; --sync {run.sync} has messages of its own")
-    if strategy.uses_collective and run.collective is None:
+    if by_route and run.collective is None:
         run.collective = AUTO
     if run.calibration is not None and run.collective != AUTO:
         raise UserError(
@@ -209,10 +256,6 @@ def resolve(given: dict[str, Any], defaults: dict[str, Any]) -> Config:
             f"--bucket-mib: --collective {run.collective} sends no messages that could travel while backward computes: "
             "leave it out, or choose a route that does"
         )
-    parts = {}
-    for kind, options in tree.items():
-        own = {dashed(f.name) for f in fields(options)}
-        parts[kind] = build(options, {k: v for k, v in values.items() if k in own})
     return Config(run=run, **parts)
 
 

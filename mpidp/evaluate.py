@@ -47,7 +47,7 @@ def run(comm: Communicator, arguments: Sequence[str]) -> int:
     saved, config = together(comm, lambda: read(options))
     data = together(comm, lambda: load_as_trained(saved, config))
     part = data.validation if options.part == "validation" else data.train
-    scores = evaluate(saved.model, part, comm, comm.rank, comm.size, options.batch_size)
+    scores = evaluate(saved.model, part, comm, range(comm.rank, comm.rank + 1), comm.size, options.batch_size)
     facts = {
         "run": options.run,
         "data": config.run.data,

@@ -52,7 +52,7 @@ def train(
             step, x, y, slots = job.batch(t)  # this rank's part of the global batch
             loss = model.gradients(
                 x, y, strategy.scale(step), job.ready,
-                between=strategy.advance, key=(run.seed, t), slots=slots, micro_batch=run.micro_batch,
+                between=strategy.advance, key=(run.seed, t), slots=slots, cuts=step.cuts, adder=job.adder,
             )  # fmt: skip
             job.lag.end()  # --slow: here a rank is late
             if not math.isfinite(loss):

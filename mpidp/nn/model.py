@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from mpidp.arrays import Array, array_module
+from mpidp.nn.accumulation import Adder, InOrder
 from mpidp.nn.dropout import Dropout
 from mpidp.nn.kernels.products import Products
 from mpidp.nn.layer import Arena, Layer, Parameter, Ruler, nothing
@@ -82,7 +83,7 @@ class Model:
         self._plans: dict[tuple[int, ...], list[dict[str, Any]]] = {}
         self._unplanned: list[dict[str, Any]] = []
         self._planned: tuple[int, ...] | None = None  # the shape now planned for
-        self._total: Array = None  # sum of the earlier micro-batches' gradients, made when first needed
+        self._adder = InOrder()  # for whoever brings none along
         self._dropouts = [layer for layer in self.layers if isinstance(layer, Dropout)]
         for index, dropout in enumerate(self._dropouts):
             dropout.index = index
@@ -116,7 +117,7 @@ class Model:
             layer.bind()
         self._arena = Arena(self.xp, self.dtype, products)
         self._unplanned = [dict(vars(part)) for part in parts]
-        self._plans, self._planned, self._total = {}, None, None
+        self._plans, self._planned, self._adder = {}, None, InOrder()
 
     def initialise(self, seed: int) -> None:
         """Write the initial values into `params`: a function of the seed and each tensor's name alone."""
@@ -135,35 +136,31 @@ class Model:
         between: Callable[[], None] = nothing,
         key: tuple[int, int] = (0, 0),
         slots: Sequence[int] | np.ndarray | None = None,
-        micro_batch: int | None = None,
+        cuts: Sequence[int] = (),
+        adder: Adder | None = None,
     ) -> float:
         """Write grads = scale · d(Σ_i loss_i)/dparams for the samples of this batch; return Σ_i loss_i.
 
         Calls `ready(lo, hi)` as slices of `grads` become final, from the tail to the head, covering [0, size)
-        exactly once. An empty batch gives zero gradients, loss 0, and one `ready(0, size)`.
+        exactly once. An empty batch gives zero gradients, announced layer by layer too, and loss 0.
         Calls `between()` between the parts of backward where there is no slice to announce, for whoever has something
         to attend to every few milliseconds.
         key = (seed, step) and the samples' `slots` in the global batch (default: 0, 1, ...) seed the dropout masks, so
-        that they do not depend on which rank works on a sample. `micro_batch`: work on so many samples at a time
-        (gradient accumulation).
+        that they do not depend on which rank works on a sample.
+        cuts: where the batch is cut into parts (ascending; a part may be empty) that are worked on one after another
+        (gradient accumulation); adder: the order in which their gradients are added (default: one after another).
         """
         ready = ready or (lambda lo, hi: None)
-        count = len(x)
-        if count == 0:
-            self.grads[...] = 0
-            ready(0, self.size)
-            return 0.0
-        slots = np.arange(count) if slots is None else np.asarray(slots)
-        size = min(micro_batch or count, count)
+        adder = adder or self._adder
+        slots = np.arange(len(x)) if slots is None else np.asarray(slots)
+        adder.begin()
         loss = 0.0
-        for start in range(0, count, size):
-            part = slice(start, start + size)
-            first, last = start == 0, start + size >= count
-            announce = None if not last else ready if first else self._add_total_then(ready)
-            loss += self._forward_and_backward(x[part], y[part], scale, announce, between, key, slots[part])
-            if not last:
-                self._keep_total(first)
-        return loss
+        parts = [slice(start, stop) for start, stop in pairwise([0, *cuts, len(x)])]
+        for part in parts[:-1]:
+            loss += adder.loss(self._part(x[part], y[part], scale, None, between, key, slots[part]))
+            adder.keep(self.grads)
+        part, announce = parts[-1], self._adding(adder.held(), ready)
+        return loss + adder.loss(self._part(x[part], y[part], scale, announce, between, key, slots[part]))
 
     def evaluate(self, x: Array, y: Array) -> tuple[float, float | None]:
         """(Σ_i loss_i, correct predictions or None) without dropout and without touching `grads`."""
@@ -200,7 +197,14 @@ class Model:
             x = layer.forward(x)
         return x
 
-    def _forward_and_backward(self, x, y, scale, ready: Ready | None, between, key, slots) -> float:
+    def _part(self, x, y, scale, ready: Ready | None, between, key, slots) -> float:
+        """The gradient of a part of a batch, announced where it is the last; its loss."""
+        if len(x) == 0:
+            for lo, hi in reversed(self.slices):
+                self.grads[lo:hi] = 0
+                if ready is not None and lo < hi:
+                    ready(lo, hi)
+            return 0.0
         x, final = self._input(x, training=True), self.size  # grads[final:] is announced
 
         def tell(layer: Layer | None) -> None:
@@ -224,20 +228,15 @@ class Model:
             tell(layer)
         return loss
 
-    def _keep_total(self, first: bool) -> None:
-        if self._total is None:
-            self._total = self.xp.empty_like(self.grads)
-        if first:
-            self._total[...] = self.grads
-        else:
-            self._total += self.grads
+    def _adding(self, held: Sequence[Array], ready: Ready) -> Ready:
+        """`ready`, after the earlier parts' gradients have been added."""
 
-    def _add_total_then(self, ready: Ready) -> Ready:
-        def add_total(lo: int, hi: int) -> None:
-            self.grads[lo:hi] += self._total[lo:hi]
+        def add_then_tell(lo: int, hi: int) -> None:
+            for vector in held:
+                self.grads[lo:hi] += vector[lo:hi]
             ready(lo, hi)
 
-        return add_total
+        return add_then_tell if held else ready
 
     def _input(self, x: Array, training: bool) -> Array:
         """`x` where the model lies, the layers planned for its shape and told whether this is training."""

@@ -1,5 +1,6 @@
 """Strategies: what is exchanged between ranks, and when. One a file, one line here."""
 
+from mpidp.strategies.adasum import Adasum
 from mpidp.strategies.allreduce import AllReduce
 from mpidp.strategies.averaging import Averaging
 from mpidp.strategies.base import Setup, Step, Strategy
@@ -15,6 +16,7 @@ __all__ = ["STRATEGIES", "Setup", "Step", "Strategy"]
 
 STRATEGIES: dict[str, type[Strategy]] = {
     "allreduce": AllReduce,
+    "adasum": Adasum,
     "sharded": Sharded,
     "server": Server,
     "onesided": OneSided,

@@ -41,6 +41,7 @@ class AllReduce(Strategy):
 
     Options = AllReduceOptions
     leaves_mean_gradient = True
+    depends_on_ranks = None
     cases = ({}, {"bucket_mib": 0.01})
 
     def __init__(self, setup: Setup, options: AllReduceOptions):

@@ -46,15 +46,18 @@ class Setup:
 
 @dataclass(frozen=True)
 class Step:
-    """One step of training: t = 1, 2, ...; this rank's samples in it and those of all ranks; the learning rate."""
+    """One step of training: t = 1, 2, ...; this rank's samples in it and those of all ranks; the learning rate.
+
+    cuts: where the rank's samples are cut into parts that it works on one after another.
+    """
 
     t: int
     samples: int
     total: int
     lr: float
-    meeting: bool = (
-        True  # whether all ranks come together after it: to evaluate, to write a checkpoint, at the end
-    )
+    meeting: bool = True
+    """Whether all ranks come together after it: to evaluate, to write a checkpoint, at the end."""
+    cuts: Sequence[int] = ()
 
 
 class Strategy:
@@ -71,6 +74,8 @@ class Strategy:
     """Whether the route (`--collective`) means anything to this strategy."""
     scatters = False
     """Whether it sums each rank's part at that rank, for which not every route has an algorithm."""
+    depends_on_ranks: str | None = "computes what depends on how many ranks there are"
+    """Why its bits do (read after its name) even if the route adds gradients in one order for all; else None."""
     replicated = True
     """Whether `params` and `state()` are the same on every worker at every step, so that one copy is a checkpoint."""
 
@@ -103,8 +108,22 @@ class Strategy:
         return n
 
     @classmethod
+    def by_route(cls, options: Any) -> bool:
+        """Whether it sums by the route that was chosen, under these options."""
+        return cls.uses_collective
+
+    @classmethod
+    def check(cls, options: Any, run: Any) -> None:
+        """Raise UserError where these options and those of the run (`config.RunOptions`) do not go together."""
+
+    @classmethod
     def optimizer_share(cls, ranks: int) -> float:
         """The share of the optimizer's state that a rank holds."""
+        return 1.0
+
+    @classmethod
+    def gradient_share(cls, ranks: int, options: Any) -> float:
+        """The share of `grads` that takes memory on a rank for longer than a bucket travels."""
         return 1.0
 
     @classmethod

@@ -1,12 +1,12 @@
 """A sum over ranks that goes on while backward computes: the flat gradient in buckets."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mpidp.arrays import Array
 from mpidp.collectives import Collective
-from mpidp.comm import Communicator, UnderWay
+from mpidp.comm import Communicator, Steps, UnderWay
 
 TAG = 16  # of the first lane's messages; strategies' own are below
 
@@ -16,40 +16,34 @@ def cut(n: int, length: int) -> list[slice]:
     return [slice(max(hi - length, 0), hi) for hi in range(n, 0, -length)]
 
 
-class Buckets:
-    """All-reduce of a vector of n elements in buckets of `length`, in the order in which backward completes them.
+class Queue:
+    """Sums over ranks of slices of one vector of n elements, in the order in which backward completes them.
 
-    A bucket starts when it is `ready` and a lane is free: bucket k takes lane k mod L, which has a tag and scratch of
-    its own, so L of them can be under way, and all ranks start them in one order. `finish` and `summed` alone wait.
-    Where `length` is 0, or overlap gains nothing on this route (`lanes` is 0), there is one bucket, which `finish`
-    starts. Source: Li et al. 2020, "PyTorch Distributed", arXiv 2006.15704 (for the practice).
+    slices: from the tail to the head. A slice starts when it is `ready` and a lane is free: slice k takes lane k mod L,
+    so L of them can be under way, and all ranks start them in one order. `finish` and `summed` alone wait.
     """
 
-    def __init__(self, comm: Communicator, route: Collective, n: int, length: int, xp: Any, dtype: Any):
+    def __init__(self, comm: Communicator, slices: Sequence[slice], n: int, lanes: int):
         self.comm = comm
-        self.route = route
-        whole = length == 0 or route.lanes == 0
-        self.slices = cut(n, max(n, 1) if whole else length)
-        self.lanes = max(1, min(route.lanes, len(self.slices)))
-        self.early = (
-            len(self.slices) > 1
-        )  # a single one is complete when backward is done, and so is left to `finish`
-        longest = min(n, length) if self.early else n
-        self.scratch = [xp.empty(route.scratch(longest, comm.size), dtype) for _ in range(self.lanes)]
+        self.slices = slices
+        self.lanes = max(1, min(lanes, len(slices)))
         self.under_way: deque[UnderWay] = deque()  # in the order of their start
-        self.started = 0  # buckets of this step
+        self.started = 0  # slices of this step
         self.complete = n  # elements from here on are final
 
+    def steps(self, vector: Array, part: slice, lane: int) -> Steps:
+        """The sum of vector[part], with what tag and memory this lane has of its own."""
+        raise NotImplementedError
+
     def ready(self, vector: Array, lo: int) -> None:
-        """vector[lo:] is final: start what can be started, but for a single bucket."""
-        if self.early:
-            self.complete = lo
-            self.advance(vector)
+        """vector[lo:] is final: start what can be started."""
+        self.complete = lo
+        self.advance(vector)
 
     def advance(self, vector: Array) -> None:
         """Go as far as possible without waiting."""
-        for bucket in self.under_way:
-            bucket.advance()
+        for started in self.under_way:
+            started.advance()
         while True:
             while self.under_way and self.under_way[0].pending is None:
                 self.under_way.popleft()
@@ -60,8 +54,7 @@ class Buckets:
                 return
             lane = self.started % self.lanes
             self.started += 1
-            steps = self.route.allreduce.steps(self.comm, vector[part], self.scratch[lane], TAG + lane)
-            self.under_way.append(UnderWay(self.comm, steps))
+            self.under_way.append(UnderWay(self.comm, self.steps(vector, part, lane)))
 
     def finish(self, vector: Array) -> None:
         """Return when all of the vector is summed."""
@@ -69,11 +62,7 @@ class Buckets:
             pass
 
     def summed(self, vector: Array) -> Iterator[slice]:
-        """Wait for all of the vector: each bucket as soon as it is summed, the others being under way meanwhile."""
-        if not self.early:
-            self.route.allreduce(self.comm, vector, self.scratch[0])
-            yield slice(0, vector.size)
-            return
+        """Wait for all of the vector: each slice as soon as it is summed, the others being under way meanwhile."""
         self.ready(vector, 0)
         for done, part in enumerate(self.slices, start=1):
             while self.started - len(self.under_way) < done:
@@ -82,3 +71,35 @@ class Buckets:
             yield part
             self.advance(vector)
         self.started, self.complete = 0, vector.size
+
+
+class Buckets(Queue):
+    """All-reduce of a vector of n elements in buckets of `length`, each lane with scratch of its own.
+
+    Where `length` is 0, or overlap gains nothing on this route (`lanes` is 0), there is one bucket, which `finish`
+    starts. Source: Li et al. 2020, "PyTorch Distributed", arXiv 2006.15704 (for the practice).
+    """
+
+    def __init__(self, comm: Communicator, route: Collective, n: int, length: int, xp: Any, dtype: Any):
+        self.route = route
+        whole = length == 0 or route.lanes == 0
+        super().__init__(comm, cut(n, max(n, 1) if whole else length), n, route.lanes)
+        self.early = (
+            len(self.slices) > 1
+        )  # a single one is complete when backward is done, and so is left to `finish`
+        longest = min(n, length) if self.early else n
+        self.scratch = [xp.empty(route.scratch(longest, comm.size), dtype) for _ in range(self.lanes)]
+
+    def steps(self, vector: Array, part: slice, lane: int) -> Steps:
+        return self.route.allreduce.steps(self.comm, vector[part], self.scratch[lane], TAG + lane)
+
+    def ready(self, vector: Array, lo: int) -> None:
+        if self.early:
+            super().ready(vector, lo)
+
+    def summed(self, vector: Array) -> Iterator[slice]:
+        if self.early:
+            yield from super().summed(vector)
+        else:
+            self.route.allreduce(self.comm, vector, self.scratch[0])
+            yield slice(0, vector.size)

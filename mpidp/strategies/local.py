@@ -10,6 +10,9 @@ class LocalSteps(Strategy):
     """
 
     replicated = False
+    depends_on_ranks = (
+        "has each rank step on its own samples, so that their number is part of what it computes"
+    )
 
     def scale(self, step: Step) -> float:
         return 1.0 / max(step.samples, 1)

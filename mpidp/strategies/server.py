@@ -74,6 +74,9 @@ class Server(Strategy):
 
     Options = ServerOptions
     uses_collective = False
+    depends_on_ranks = (
+        "adds the workers' gradients one after another, in an order with as many terms as there are workers"
+    )
     cases = (
         {"servers": 1},
         {"servers": 2},

@@ -199,8 +199,8 @@ def test_a_rank_that_fails_in_backward_ends_the_others():
     assert time.monotonic() - began < 20
 
 
-@pytest.mark.parametrize("micro_batch", [None, 2])
-def test_strategies_are_called_between_layers(micro_batch):
+@pytest.mark.parametrize("cuts", [(), (2,)])
+def test_strategies_are_called_between_layers(cuts):
     gpt = MODELS["gpt"]
     options = gpt.Options(layers=2, heads=2, width=8, context=8)
     model = gpt.build(options, Schema("tokens", (8,), 16), np.float64)
@@ -213,7 +213,7 @@ def test_strategies_are_called_between_layers(micro_batch):
         *batch,
         lambda lo, hi: told.append((lo, hi)),
         between=lambda: told.append(None),
-        micro_batch=micro_batch,
+        cuts=cuts,
     )
     for lo, hi in model.slices[1:3]:  # of each block
         first, last = (
@@ -225,5 +225,5 @@ def test_strategies_are_called_between_layers(micro_batch):
     assert [hi for _, hi in slices] == [model.size, *(lo for lo, _ in slices[:-1])] and slices[-1][0] == 0
     grads = model.grads.copy()
     told.clear()
-    assert model.gradients(*batch, micro_batch=micro_batch) == loss and (model.grads == grads).all()
+    assert model.gradients(*batch, cuts=cuts) == loss and (model.grads == grads).all()
     assert told == []  # it is asked for anew each time
