@@ -24,7 +24,7 @@ class Aside:
         sizes = np.cumsum([0, *(HEADER + hi - lo for lo, hi in self.cells)])
         self.at = dict(zip([0, *(hi for _, hi in self.cells)], sizes.tolist(), strict=True))
         self.out, self.came = (np.full(sizes[-1], np.nan) for _ in range(2))
-        self.slots: dict[int, np.ndarray] = {}
+        self.landed: dict[int, np.ndarray] = {}  # by slot
         self.asked: dict[str, Counter] = {
             verb: Counter() for verb in ("own", "partial", "add", "whole", "place")
         }
@@ -57,13 +57,13 @@ class Aside:
         return self.write(self.out, part, self.of(part, "partial"))
 
     def landing(self, part, slot=0):
-        length = self.at[part.stop] - self.at[part.start]
-        memory = self.slots.get(slot)
-        if memory is None or memory.size < length:
-            memory = self.slots[slot] = np.full(length, np.nan)
-        return memory[:length]
+        assert slot not in self.landed  # what is under way to it would be lost
+        self.landed[slot] = np.full(self.at[part.stop] - self.at[part.start], np.nan)
+        return self.landed[slot]
 
     def add(self, part, landed):
+        (slot,) = (slot for slot, memory in self.landed.items() if memory is landed)
+        del self.landed[slot]
         for cell, values in self.read(landed, part, self.of(part, "add")):
             self.vector[cell] += values
 
@@ -101,7 +101,7 @@ def carried(comm: Communicator, name: str, length: int) -> Aside:
     route.coded_reduce_scatter(comm, wire)
     if route.reduce_scatter is not None:
         mine = route.part(length, comm.size, comm.rank)
-        assert (wire.vector[mine] == plain[mine]).all()
+        assert (wire.vector[mine] == plain[mine]).all() and not wire.landed
     route.coded_all_gather(comm, wire)
     sent = comm.traffic - before
     assert (wire.vector == plain).all()
