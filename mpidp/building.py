@@ -16,6 +16,7 @@ from mpidp.arrays import Array
 from mpidp.collectives import COLLECTIVES
 from mpidp.comm import Communicator
 from mpidp.comm.world import SharedError, require_same, spin_if_alone, together
+from mpidp.compression import COMPRESSORS
 from mpidp.config import Config, RunOptions
 from mpidp.data import Data, Request
 from mpidp.data import load as load_data
@@ -146,6 +147,7 @@ def build(config: Config, comm: Communicator, resumed: Resumed | None = None) ->
     sync = comm.Dup()
     by_route = strategy_type.by_route(config.sync)
     route = choose_route(config, comm, model.size, dtype, resumed) if by_route else None
+    encoding = COMPRESSORS[run.compress]
     optimizer = OPTIMIZERS[run.optimizer]
     setup = Setup(
         comm=sync,
@@ -157,6 +159,7 @@ def build(config: Config, comm: Communicator, resumed: Resumed | None = None) ->
         clip=run.clip,
         parameters=model.parameters,
         seed=run.seed,
+        compress=lambda place: encoding.make(place, config.compress),
     )
     strategy = together(comm, lambda: strategy_type(setup, config.sync))
     model.bind(*strategy.allocate(), products)
@@ -173,12 +176,12 @@ def build(config: Config, comm: Communicator, resumed: Resumed | None = None) ->
 def choose_route(config: Config, comm: Communicator, n: int, dtype: Any, resumed: Resumed | None) -> Choice:
     """The route by which n elements are summed over ranks. Raises SharedError where it cannot be taken here."""
     run, itemsize = config.run, np.dtype(dtype).itemsize
-    strategy = STRATEGIES[run.sync]
+    strategy, encoding = STRATEGIES[run.sync], COMPRESSORS[run.compress]
     piece = strategy.summed_at_once(n, dtype, config.sync)
     name = resumed.manifest["collective"] if resumed else run.collective
     return routing.choose(
         comm, name, run.calibration, n * itemsize, piece * itemsize, dtype,
-        lambda route: not strategy.scatters or route.reduce_scatter is not None,
+        lambda route: encoding.unable(route) is None and (not strategy.scatters or route.reduce_scatter is not None),
     )  # fmt: skip
 
 
@@ -232,11 +235,9 @@ def require_memory(model: Model, strategy: type[Strategy], config: Config, comm:
     """Raise UserError where the flat vectors of the ranks on this host alone exceed its free memory."""
     states = OPTIMIZERS[config.run.optimizer].state_vectors(config.optimizer)
     vectors = 1 + strategy.gradient_share(comm.size, config.sync) + strategy.extra_vectors(config.sync)
-    vectors += states * strategy.optimizer_share(comm.size)
-    if config.run.reproducible:
-        vectors += (
-            config.run.reproducible // comm.size
-        ).bit_length() - 1  # of the tree over its micro-shards
+    vectors += COMPRESSORS[config.run.compress].extra_vectors() + states * strategy.optimizer_share(comm.size)
+    if config.run.reproducible:  # of the tree over a rank's micro-shards
+        vectors += (config.run.reproducible // comm.size).bit_length() - 1
     require_free(
         vectors * model.size * model.dtype.itemsize,
         f"--model {config.run.model} has {model.size:,} parameters: {vectors:g} vectors of {model.dtype}",

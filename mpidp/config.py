@@ -14,8 +14,9 @@ from typing import Any
 
 import tomli_w
 
-from mpidp import arithmetic
+from mpidp import arithmetic, combinations
 from mpidp.collectives import AUTO, COLLECTIVES
+from mpidp.compression import COMPRESSORS, PLAIN
 from mpidp.data import PATHS, SOURCES, find
 from mpidp.data.split import SPLITS
 from mpidp.diagnostics import DiagnosticOptions
@@ -51,6 +52,7 @@ class RunOptions(DiagnosticOptions):
         minimum=1,
         metavar="M",
     )
+    compress: str = option(PLAIN, "in how few bytes gradients or changes travel", choices=COMPRESSORS)
     optimizer: str = option("adamw", "what turns gradients into steps", choices=OPTIMIZERS)
     schedule: str = option("constant", "how the learning rate goes over time", choices=SCHEDULES)
     steps: int | None = option(None, "length of the run in steps (or say --epochs)", minimum=1)
@@ -98,44 +100,12 @@ class RunOptions(DiagnosticOptions):
                 f"--keep-checkpoints {self.keep_checkpoints} needs --checkpoint-every N, without which there are none"
             )
         if self.reproducible is not None:
-            self.check_reproducible()
-
-    def check_reproducible(self) -> None:
-        """Raise UserError where an option would have bits depend on the number of ranks; choose the route."""
-        shards, route = self.reproducible, "halving-doubling"
-        what = f"--reproducible {shards}"
-        if shards & (shards - 1):
-            raise UserError(f"{what}: must be a power of two, such as {1 << shards.bit_length() - 1}")
-        if self.batch_size % shards:
-            low = self.batch_size // shards * shards
-            near = f"{low} or {low + shards}" if low else f"{shards}"
-            raise UserError(
-                f"--batch-size {self.batch_size} cannot be cut into {shards} equal micro-shards ({what}): take {near}"
-            )
-        if reason := STRATEGIES[self.sync].depends_on_ranks:
-            able = ", ".join(name for name, s in STRATEGIES.items() if s.depends_on_ranks is None)
-            raise UserError(f"{what} goes with --sync {able} alone: --sync {self.sync} {reason}")
-        if self.collective not in (None, route):
-            raise UserError(
-                f"--collective {self.collective}: {what} adds in the tree of {route}, whose order alone goes on "
-                "that of the micro-shards, whatever the number of ranks: leave it out"
-            )
-        if self.threads not in (None, 1):
-            raise UserError(
-                f"--threads {self.threads}: {what} takes 1, since products are summed in another order with more: "
-                "leave it out"
-            )
-        if self.micro_batch is not None:
-            raise UserError(
-                f"--micro-batch {self.micro_batch}: {what} works on {self.batch_size // shards} sample(s) at a time "
-                "already: leave it out, or choose more micro-shards"
-            )
-        self.collective = route
+            combinations.check_reproducible(self)
 
 
 GROUPS = {
     "what to train": ("model", "data", "split", "dtype", "seed", "validation_fraction"),
-    "keeping ranks in step": ("sync", "collective", "calibration", "reproducible"),
+    "keeping ranks in step": ("sync", "collective", "calibration", "compress", "reproducible"),
     "steps": (
         "steps", "epochs", "batch_size", "micro_batch", "optimizer", "lr", "schedule", "clip",
     ),
@@ -160,6 +130,7 @@ class Config:
     data: Any
     split: Any
     sync: Any
+    compress: Any
     optimizer: Any
     schedule: Any
 
@@ -183,13 +154,14 @@ def components(kind: str) -> dict[str, type]:
         "data": SOURCES | {f"PATH ({name})": source for name, source in PATHS.items()},
         "split": SPLITS,
         "sync": STRATEGIES,
+        "compress": COMPRESSORS,
         "optimizer": OPTIMIZERS,
         "schedule": SCHEDULES,
     }[kind]
     return {name: getattr(component, "Options", NoOptions) for name, component in registry.items()}
 
 
-KINDS = ("model", "data", "split", "sync", "optimizer", "schedule")
+KINDS = ("model", "data", "split", "sync", "compress", "optimizer", "schedule")
 
 
 def chosen_options(kind: str, name: str) -> type:
@@ -256,6 +228,8 @@ def resolve(given: dict[str, Any], defaults: dict[str, Any]) -> Config:
             f"--bucket-mib: --collective {run.collective} sends no messages that could travel while backward computes: "
             "leave it out, or choose a route that does"
         )
+    if run.compress != PLAIN:
+        combinations.check_encoding(run, parts["optimizer"], given)
     return Config(run=run, **parts)
 
 

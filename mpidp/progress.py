@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from mpidp.arrays import to_host
 from mpidp.building import Job
 from mpidp.comm.world import together
+from mpidp.compression import PLAIN
 from mpidp.errors import RunError, UserError
 from mpidp.model_file import save_model
 from mpidp.models.gpt import stream
@@ -63,6 +64,8 @@ class Progress:
             ranks += f" ({job.strategy.workers} workers, {job.comm.size - job.strategy.workers} servers)"
         route = f" by {job.route}" if job.route else ""
         say = self.report.say
+        if config.run.compress != PLAIN:
+            route += f", as {config.run.compress}"
         say(
             f"{config.run.model}, {job.model.size:,} parameters, on {config.run.data} "
             f"({len(job.data.train):,} samples to train, {len(job.data.validation):,} held out); "
@@ -206,7 +209,7 @@ class Progress:
             "split": run.split,
             "sync": run.sync,
             "collective": job.route and job.route.name,
-            "compress": "none",
+            "compress": run.compress,
             "ranks": job.comm.size,
             "workers": strategy.workers,
             "parameters": job.model.size,

@@ -12,6 +12,7 @@ from mpidp.arithmetic import NUMPY
 from mpidp.comm import Communicator
 from mpidp.comm.world import SharedError, require_same, together
 from mpidp.commandline import expanded, parse, read_toml
+from mpidp.compression import PLAIN
 from mpidp.config import KINDS, MAY_CHANGE, Config, resolve
 from mpidp.errors import UserError
 
@@ -77,7 +78,8 @@ def recorded_options(user: dict[str, Any]) -> dict[str, Any]:
         raise UserError(
             f"--resume: {path} does not exist, so there is no run to go on with; leave --resume out"
         )
-    recorded = {"blas": NUMPY} | read_toml(path, "--resume: ")  # there was no other when it was not recorded
+    there_was_no_other = {"blas": NUMPY, "compress": PLAIN}  # when these were not recorded
+    recorded = there_was_no_other | read_toml(path, "--resume: ")
     return {name: value for name, value in recorded.items() if name not in ("resume", "run-dir")}
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from mpidp.collectives import COLLECTIVES, broadcast
 from mpidp.comm import Communicator, run_ranks
+from mpidp.compression import COMPRESSORS, PLAIN
 from mpidp.data import Schema
 from mpidp.data.split import SPLITS, Split
 from mpidp.errors import UserError
@@ -69,11 +70,12 @@ class Run:
     """A strategy at work on this rank, on a small classifier with uneven shards."""
 
     def __init__(self, comm: Communicator, name: str, case: int | dict, dtype=np.float64, optimizer=SGD, clip=None,
-                 split="contiguous", collective="ring", lr=0.2, hidden=SHORT):  # fmt: skip
+                 split="contiguous", collective="ring", lr=0.2, hidden=SHORT, compress=(PLAIN, {})):  # fmt: skip
         self.comm, self.lr = comm, lr
         self.model = make_model(dtype, hidden)
         kind, options = optimizer
         kind = OPTIMIZERS[kind]
+        encoding = COMPRESSORS[compress[0]]
         strategy = STRATEGIES[name]
         setup = Setup(
             comm=comm.Dup(),
@@ -84,6 +86,7 @@ class Run:
             collective=COLLECTIVES[collective],
             clip=clip,
             parameters=self.model.parameters,
+            compress=lambda place: encoding.make(place, encoding.Options(**compress[1])),
         )
         chosen = case if isinstance(case, dict) else strategy.cases[case]
         self.strategy: Strategy = strategy(setup, strategy.Options(**chosen))

@@ -62,6 +62,7 @@ class Collective:
     coded_reduce_scatter(comm, wire, tag) and coded_all_gather(comm, wire, tag): the two halves over any wire; None
     where no message is sent that could be encoded. One after the other they are the all-reduce, at the same `cost`.
     bounds(n, P): the grid by which they cut a vector. landing: how they use the memory in which partial sums land.
+    direct: whether what a rank sends in the first half is its own contribution, and never a sum on its way.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Collective:
     coded_all_gather: Algorithm | None = None
     bounds: Callable[[int, int], Sequence[int]] = chunk_bounds
     landing: Landing = one_chunk
+    direct: bool = False
 
     def scratch(self, n: int, size: int) -> int:
         """Elements of the scratch memory for sums of n elements over `size` ranks."""
@@ -113,7 +115,7 @@ COLLECTIVES = {
             "pairwise", pairwise.allreduce, pairwise.reduce_scatter, pairwise.all_gather,
             of_size(pairwise.cost), of_size(pairwise.scatter_cost), of_size(pairwise.gather_cost),
             lanes=LANES, coded_reduce_scatter=pairwise.coded_reduce_scatter,
-            coded_all_gather=pairwise.coded_all_gather,
+            coded_all_gather=pairwise.coded_all_gather, direct=True,
         ),
         Collective(
             "shared", shared.allreduce, shared.reduce_scatter, shared.all_gather,

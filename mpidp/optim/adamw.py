@@ -39,10 +39,13 @@ class AdamW(Optimizer):
     The state holds M = m / (1 − β₁) and V = v / (1 − β₂), which saves two passes: M ← β₁M + g, V ← β₂V + g².
     With k = √((1 − β₂) / (1 − β₂ᵗ)) then √v̂ = k√V, and the last term is c·M / (√V + ε/k), where
     c = lr·(1 − β₁) / (1 − β₁ᵗ) / k.
+
+    freeze_after: V and k stay what they are after this update (1-bit Adam asks for it); None: never.
     """
 
     Options = AdamWOptions
     state_names = ("mean", "square")
+    freeze_after: int | None = None
 
     def __init__(self, options: AdamWOptions, parameters: Sequence[Parameter], lo: int, hi: int, like: Array):
         super().__init__(options, parameters, lo, hi, like)
@@ -54,8 +57,13 @@ class AdamW(Optimizer):
     def constants(self, lr: float, t: int) -> tuple[float, float, float]:
         """(c, ε/k, 1 − lr·weight_decay) for update t."""
         o = self.options
-        k = sqrt((1 - o.beta2) / (1 - o.beta2**t))
+        settled = self.freeze_after if self.frozen(t) else t
+        k = sqrt((1 - o.beta2) / (1 - o.beta2**settled))
         return lr * (1 - o.beta1) / (1 - o.beta1**t) / k, o.epsilon / k, 1 - lr * o.weight_decay
+
+    def frozen(self, t: int) -> bool:
+        """Whether update t leaves V alone."""
+        return self.freeze_after is not None and t > self.freeze_after
 
     def step(self, params: Array, grads: Array, lo: int, lr: float, t: int, scale: float = 1.0) -> None:
         if self.on_device:
@@ -65,6 +73,7 @@ class AdamW(Optimizer):
         beta1, beta2, rate, floor, keep = self._beta1, self._beta2, self._rate, self._floor, self._keep
         rate[()], floor[()], keep[()] = self.constants(lr, t)
         self._scale[()] = scale
+        frozen = self.frozen(t)
         for block in self._blocks(lo, len(params)):
             p, g = params[block.part], grads[block.part]
             (m, v), (u,) = block.state, block.scratch
@@ -72,9 +81,10 @@ class AdamW(Optimizer):
                 g = np.multiply(g, self._scale, u)
             np.multiply(m, beta1, m)
             np.add(m, g, m)
-            np.multiply(g, g, u)
-            np.multiply(v, beta2, v)
-            np.add(v, u, v)
+            if not frozen:
+                np.multiply(g, g, u)
+                np.multiply(v, beta2, v)
+                np.add(v, u, v)
             np.sqrt(v, u)
             np.add(u, floor, u)
             np.divide(m, u, u)

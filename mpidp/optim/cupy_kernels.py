@@ -26,7 +26,7 @@ ADAMW = """
     T g = scale * grad;
     if (decays(&edges[0], count, lo + i)) p *= keep;
     m = beta1 * m + g;
-    v = beta2 * v + g * g;
+    if (grows) v = beta2 * v + g * g;
     p -= rate * m / (sqrt(v) + floor_);
 """
 SGD_PLAIN = """
@@ -49,10 +49,10 @@ def _kernel(name: str, inputs: str, outputs: str, body: str) -> Any:
 
 def adamw(optimizer: "AdamW", params: Array, grads: Array, lo: int, lr: float, t: int, scale: float) -> None:
     """`AdamW.step` on device arrays."""
-    inputs = "T beta1, T beta2, T rate, T floor_, T keep, T scale"
+    inputs = "T beta1, T beta2, T rate, T floor_, T keep, T scale, bool grows"
     kernel = _kernel("mpidp_adamw", inputs, "T p, T m, T v", ADAMW)
     o = optimizer.options
-    constants = (o.beta1, o.beta2, *optimizer.constants(lr, t), scale)
+    constants = (o.beta1, o.beta2, *optimizer.constants(lr, t), scale, not optimizer.frozen(t))
     kernel(grads, *_edges(optimizer), lo, *constants, params, *_state(optimizer, lo, len(params)))
 
 

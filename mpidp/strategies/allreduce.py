@@ -42,13 +42,15 @@ class AllReduce(Strategy):
     Options = AllReduceOptions
     leaves_mean_gradient = True
     depends_on_ranks = None
+    encodes = "gradients"
     cases = ({}, {"bucket_mib": 0.01})
 
     def __init__(self, setup: Setup, options: AllReduceOptions):
         super().__init__(setup, options)
-        length = bucket_length(setup.dtype, options)
-        self.sum = Buckets(self.comm, setup.collective, setup.size, length, setup.xp, setup.dtype)
-        self.optimizer = setup.optimizer(0, setup.size, self.sum.scratch[0])
+        summing = self.make_sum()
+        self.sum = Buckets(self.comm, summing, setup.size, bucket_length(setup.dtype, options))
+        self.optimizer = setup.optimizer(0, setup.size, setup.xp.empty(0, setup.dtype))
+        summing.accompany(self.optimizer)
 
     @classmethod
     def summed_at_once(cls, n: int, dtype: Any, options: AllReduceOptions) -> int:
@@ -83,12 +85,11 @@ class AllReduce(Strategy):
             self.optimizer.step(self.params[part], self.grads[part], part.start, step.lr, step.t)
 
     def cost(self, t: int) -> tuple[int, int]:
-        lengths = [part.stop - part.start for part in self.sum.slices]
-        costs = [self.route_cost(self.setup.collective.cost, n) for n in lengths]
+        costs = [self.summing.cost(t, part.stop - part.start, part.start) for part in self.sum.slices]
         return sum(messages for messages, _ in costs), sum(sent for _, sent in costs)
 
     def state(self):
-        return self.optimizer.state()
+        return self.optimizer.state() | self.sum_state()
 
     def load_state(self, state):
-        self.optimizer.load_state(state)
+        self.optimizer.load_state(self.load_sum_state(state))

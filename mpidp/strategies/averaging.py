@@ -65,6 +65,7 @@ class Averaging(LocalSteps):
     """
 
     Options = AveragingOptions
+    encodes = "changes"
     cases = (
         {"period": 1},
         {"period": 4, "outer": "sgd"},
@@ -79,6 +80,7 @@ class Averaging(LocalSteps):
         node_period = options.node_period or options.period
         self.local: Communicator | None = self.comm.local() if node_period < options.period else None
         self.scratch = setup.scratch(n, self.comm, *filter(None, [self.local]))
+        self.make_sum()  # of Δ; the first t₀ steps, averages inside a host and merges are as they are
         self.anchor = xp.empty(n, setup.dtype)  # x₀
         outer = OUTER[options.outer]
         self.outer = outer(setup, n, options.outer_lr, options.outer_momentum, options.outer_nesterov)
@@ -131,7 +133,8 @@ class Averaging(LocalSteps):
         """The outer step."""
         delta = self.grads  # its gradient is used up
         self.change(delta, self.share())
-        self.sum(delta)
+        with self.communicating():
+            self.summing.allreduce(delta)
         self.outer.step(self.anchor, delta, lr)
         self.params[...] = self.anchor
         self.samples = self.host = self.total = 0
@@ -192,10 +195,12 @@ class Averaging(LocalSteps):
         return self.outer.plain and (self.options.period == 1 or self.comm.size == 1)
 
     def cost(self, t: int) -> tuple[int, int]:
-        if self.together(t) or (self.averages(t) and self.local is None):
+        if self.together(t):
             return self.allreduce_cost()
+        if self.averages(t) and self.local is None:
+            return self.summing.cost()
         if self.averages(t):
-            messages, sent = self.allreduce_cost()
+            messages, sent = self.summing.cost()
         elif self.averages_inside(t):
             messages, sent = self.route_cost(self.setup.collective.cost, comm=self.local)
         else:
@@ -207,7 +212,7 @@ class Averaging(LocalSteps):
         state = {"anchor": self.anchor, "samples": counter(self.samples), "total": counter(self.total)}
         if self.local is not None:
             state["host"] = counter(self.host)
-        return state | self.outer.state() | prefixed("optimizer", self.optimizer.state())
+        return state | self.outer.state() | prefixed("optimizer", self.optimizer.state()) | self.sum_state()
 
     def load_state(self, state):
         self.anchor[...] = state["anchor"]
@@ -215,4 +220,5 @@ class Averaging(LocalSteps):
         if self.local is not None:
             self.host = int(state["host"][0])
         self.outer.load_state(state)
+        self.load_sum_state(state)
         self.optimizer.load_state(unprefixed("optimizer", state))

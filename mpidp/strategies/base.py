@@ -17,6 +17,7 @@ from mpidp.arrays import Array, zeros
 from mpidp.collectives import Collective, Cost, broadcast
 from mpidp.collectives.wire import plain_bytes
 from mpidp.comm import Communicator
+from mpidp.compression import Place, Sum
 from mpidp.nn.layer import Parameter
 from mpidp.optim import clip_scale, squared_norm
 from mpidp.options import NoOptions
@@ -37,6 +38,7 @@ class Setup:
     clip: float | None  # limit on the gradient's norm
     parameters: Sequence[Parameter] = ()  # the model's tensors: names, shapes, places in the flat vector
     seed: int = 0  # of whatever a strategy draws
+    compress: Callable[[Place], Sum] = Sum  # makes what sums vectors over ranks, encoded as the user chose
 
     def scratch(self, n: int, *comms: Communicator) -> Array:
         """Memory in which the route sums vectors of up to n elements, over any of `comms` (default: all ranks)."""
@@ -83,6 +85,9 @@ class Strategy:
     """Whether a run repeated has the same bits, and `cost(t)` is what each step sends, whichever rank is late."""
     leaves_mean_gradient = False
     """Whether `step` leaves the mean gradient over the global batch in `grads`, on every rank, as it was summed."""
+    encodes: str | None = None
+    """What an encoding (`--compress`) may carry here, by the names that `Encoding.unfit` knows; None: nothing."""
+    why_plain = "sends no sum over ranks that could be encoded"
 
     cases: Sequence[dict[str, Any]] = ({},)
     """Options under which the conformance suite runs this strategy: at least one for each rule that it has."""
@@ -96,6 +101,7 @@ class Strategy:
         self.seconds_communication = 0.0  # of this rank's time: messages started, moved on, waited for
         self.params: Array = None
         self.grads: Array = None
+        self.summing: Sum | None = None
 
     @classmethod
     def count_workers(cls, ranks: int, options: Any) -> int:
@@ -216,6 +222,14 @@ class Strategy:
         self.comm.Wait(*receives, *sends)
         return float(sum(number[0] for number in numbers.values()))
 
+    def make_sum(self, comm: Communicator | None = None) -> Sum:
+        """What sums vectors of n elements over ranks, as `--compress` says: `self.summing` from now on."""
+        setup, dtype = self.setup, np.dtype(self.setup.dtype)
+        comm = comm or self.comm
+        place = Place(comm, setup.collective, setup.size, dtype, setup.xp, setup.parameters, setup.seed)
+        self.summing = setup.compress(place)
+        return self.summing
+
     def state(self) -> dict[str, Array]:
         """All that a resume needs beside `params`, as flat arrays."""
         return {}
@@ -223,11 +237,22 @@ class Strategy:
     def saved(self) -> dict[str, Array]:
         """What this rank writes into a checkpoint. A rank resumes from rank 0's arrays, replaced by its own."""
         if self.replicated and self.comm.rank > 0:
-            return {}
+            return prefixed("state", self.sum_state())
         return {"params": self.params} | prefixed("state", self.state())
 
     def load_state(self, state: dict[str, Array]) -> None:
         """Take up what `state()` returned (after `start`)."""
+
+    def sum_state(self) -> dict[str, Array]:
+        """The part of `state()` that is of `summing`: the residuals of an encoding differ between ranks."""
+        return prefixed("sum", self.summing.state()) if self.summing else {}
+
+    def load_sum_state(self, state: dict[str, Array]) -> dict[str, Array]:
+        """Take up what is of `sum_state()`; the rest of the state."""
+        ours = unprefixed("sum", state)
+        if ours:
+            self.summing.load_state(ours)
+        return {name: array for name, array in state.items() if not name.startswith("sum.")}
 
     def report(self) -> dict[str, float]:
         """What this rank has to tell at a logged step, beside the loss: rank 0's figures go into metrics.jsonl.

@@ -2,13 +2,10 @@
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from mpidp.arrays import Array
-from mpidp.collectives import Collective
 from mpidp.comm import Communicator, Steps, UnderWay
-
-TAG = 16  # of the first lane's messages; strategies' own are below
+from mpidp.compression import Sum
 
 
 def cut(n: int, length: int) -> list[slice]:
@@ -76,22 +73,20 @@ class Queue:
 class Buckets(Queue):
     """All-reduce of a vector of n elements in buckets of `length`, each lane with scratch of its own.
 
-    Where `length` is 0, or overlap gains nothing on this route (`lanes` is 0), there is one bucket, which `finish`
-    starts. Source: Li et al. 2020, "PyTorch Distributed", arXiv 2006.15704 (for the practice).
+    Where `length` is 0, or the sum has no lanes (`Sum.lanes` is 0), there is one bucket, which `finish` starts.
+    Source: Li et al. 2020, "PyTorch Distributed", arXiv 2006.15704 (for the practice).
     """
 
-    def __init__(self, comm: Communicator, route: Collective, n: int, length: int, xp: Any, dtype: Any):
-        self.route = route
-        whole = length == 0 or route.lanes == 0
-        super().__init__(comm, cut(n, max(n, 1) if whole else length), n, route.lanes)
+    def __init__(self, comm: Communicator, summing: Sum, n: int, length: int):
+        self.sum = summing
+        whole = length == 0 or summing.lanes == 0
+        super().__init__(comm, cut(n, max(n, 1) if whole else length), n, summing.lanes)
         self.early = (
             len(self.slices) > 1
         )  # a single one is complete when backward is done, and so is left to `finish`
-        longest = min(n, length) if self.early else n
-        self.scratch = [xp.empty(route.scratch(longest, comm.size), dtype) for _ in range(self.lanes)]
 
     def steps(self, vector: Array, part: slice, lane: int) -> Steps:
-        return self.route.allreduce.steps(self.comm, vector[part], self.scratch[lane], TAG + lane)
+        return self.sum.steps(vector[part], part.start, lane)
 
     def ready(self, vector: Array, lo: int) -> None:
         if self.early:
@@ -101,5 +96,5 @@ class Buckets(Queue):
         if self.early:
             yield from super().summed(vector)
         else:
-            self.route.allreduce(self.comm, vector, self.scratch[0])
+            self.sum.allreduce(vector)
             yield slice(0, vector.size)

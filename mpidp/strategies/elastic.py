@@ -38,6 +38,7 @@ class ElasticAveraging(LocalSteps):
     """
 
     Options = ElasticOptions
+    encodes = "changes"
     cases = ({"period": 3},)
 
     def __init__(self, setup: Setup, options: ElasticOptions):
@@ -49,7 +50,7 @@ class ElasticAveraging(LocalSteps):
                 f"--elasticity {self.elasticity:g} with {ranks} rank(s): the centre would overshoot the replicas "
                 f"ever farther; it must be less than 2 / (ranks + 1) = {2 / (ranks + 1):.4g}"
             )
-        self.scratch = setup.scratch(setup.size)
+        self.make_sum()
         self.centre = setup.xp.empty(setup.size, setup.dtype)
         self.optimizer = setup.optimizer(0, setup.size, self.centre)
 
@@ -75,7 +76,7 @@ class ElasticAveraging(LocalSteps):
         pull *= self.elasticity
         self.params -= pull
         with self.communicating():
-            self.setup.collective.allreduce(self.comm, pull, self.scratch)
+            self.summing.allreduce(pull)
         self.centre += pull
 
     def merge(self, out) -> None:
@@ -86,11 +87,12 @@ class ElasticAveraging(LocalSteps):
         return False
 
     def cost(self, t: int) -> tuple[int, int]:
-        return self.allreduce_cost() if self.exchanges(t) else (0, 0)
+        return self.summing.cost() if self.exchanges(t) else (0, 0)
 
     def state(self):
-        return {"centre": self.centre} | prefixed("optimizer", self.optimizer.state())
+        return {"centre": self.centre} | prefixed("optimizer", self.optimizer.state()) | self.sum_state()
 
     def load_state(self, state):
         self.centre[...] = state["centre"]
+        self.load_sum_state(state)
         self.optimizer.load_state(unprefixed("optimizer", state))

@@ -13,6 +13,8 @@ class Independent(LocalSteps):
     Source: Zinkevich et al. 2010, "Parallelized Stochastic Gradient Descent", NIPS 23.
     """
 
+    why_plain = "sends nothing while it trains"
+
     def __init__(self, setup: Setup, options):
         super().__init__(setup, options)
         self.scratch = setup.scratch(setup.size)

@@ -10,8 +10,9 @@ import numpy as np
 
 from mpidp.arrays import Array
 from mpidp.comm import Communicator, Steps
+from mpidp.compression.sums import TAG
 from mpidp.errors import UserError
-from mpidp.strategies.buckets import TAG, Queue
+from mpidp.strategies.buckets import Queue
 
 LANES = 4
 """Buckets under way at a time: each holds memory, twice its length on its owner."""

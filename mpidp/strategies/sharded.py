@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from mpidp.collectives import COLLECTIVES
+from mpidp.compression import PLAIN
 from mpidp.errors import UserError
 from mpidp.options import option
 from mpidp.strategies.base import Setup, Step, Strategy, prefixed
@@ -57,6 +58,7 @@ class Sharded(Strategy):
     depends_on_ranks = (
         "cuts the vector into as many parts as there are ranks, and adds up what each finds in its own"
     )
+    encodes = "chunks"
     cases = ({}, {"stage": 2})
 
     def __init__(self, setup: Setup, options: ShardedOptions):
@@ -64,15 +66,15 @@ class Sharded(Strategy):
         n, size = setup.size, self.comm.size
         self.sum: ToOwners | None = None
         if options.stage == 1:
-            self.route, self.scratch = setup.collective, setup.scratch(setup.size)
+            self.route = setup.collective
+            self.make_sum()
         else:
             self.route, self.pages = STRAIGHT, Pages(n, setup.dtype)
             length = math.ceil((options.bucket_mib or BUCKET_MIB) * 2**20 / self.pages.itemsize)
             parts = [self.route.part(n, size, rank) for rank in range(size)]
             self.sum = ToOwners(self.comm, self.pages, parts, length)
-            self.scratch = self.sum.memory
         self.part = self.route.part(n, size, self.comm.rank)
-        self.optimizer = setup.optimizer(self.part.start, self.part.stop, self.scratch)
+        self.optimizer = setup.optimizer(self.part.start, self.part.stop, setup.xp.empty(0, setup.dtype))
 
     @classmethod
     def by_route(cls, options: ShardedOptions) -> bool:
@@ -86,6 +88,10 @@ class Sharded(Strategy):
             raise UserError(
                 f"--collective {run.collective}: --stage 2 sends each gradient to its owner, and parameters to all, by "
                 "messages of its own, also between ranks that share memory: leave it out, or choose --stage 1"
+            )
+        if run.compress != PLAIN:
+            raise UserError(
+                f"--compress {run.compress}: --stage 2 sends gradients as they are: choose --stage 1, or leave it out"
             )
         if run.micro_batch is not None:
             raise UserError(
@@ -123,14 +129,14 @@ class Sharded(Strategy):
             if self.sum:
                 self.sum.finish(self.grads)
             else:
-                self.route.reduce_scatter(self.comm, self.grads, self.scratch)
+                self.summing.reduce_scatter(self.grads)
             squared = self.add_over(range(self.comm.size), self.squared_norm(grads))
         self.optimizer.step(mine, grads, self.part.start, step.lr, step.t, self.clip_factor(squared))
         with self.communicating():
             self.route.all_gather(self.comm, self.params)
 
     def cost(self, t: int) -> tuple[int, int]:
-        scatter = self.sum.cost() if self.sum else self.route_cost(self.route.scatter_cost)
+        scatter = self.sum.cost() if self.sum else self.summing.scatter_cost(t)
         halves = scatter, self.route_cost(self.route.gather_cost)
         messages, sent = map(sum, zip(*halves, strict=True))
         norms = self.comm.size - 1 if self.setup.clip is not None else 0
@@ -141,7 +147,7 @@ class Sharded(Strategy):
         return params | prefixed("state", self.state())
 
     def state(self):
-        return self.optimizer.state()
+        return self.optimizer.state() | self.sum_state()
 
     def load_state(self, state):
-        self.optimizer.load_state(state)
+        self.optimizer.load_state(self.load_sum_state(state))

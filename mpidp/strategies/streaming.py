@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 
 from mpidp.arrays import Array
-from mpidp.comm import Communicator, Steps, UnderWay
+from mpidp.comm import Communicator, UnderWay
 from mpidp.errors import UserError
 from mpidp.nn.layer import Parameter
 from mpidp.options import option
@@ -84,6 +84,7 @@ class Streaming(LocalSteps):
     """
 
     Options = StreamingOptions
+    encodes = "changes"
     # A sum is under way when the suite merges and saves, but not where it ends a run without a merge, after 10 steps.
     cases = (
         {"period": 8, "fragments": 2, "delay": 2, "blend": 0.5},
@@ -108,6 +109,7 @@ class Streaming(LocalSteps):
         # A sum beside the steps has messages and memory of its own, and they are counted when it is complete.
         self.link: Communicator = self.comm.Dup() if options.delay else self.comm
         self.sent: Array | None = None
+        self.make_sum(self.link)
 
     @classmethod
     def extra_vectors(cls, options: StreamingOptions) -> int:
@@ -156,7 +158,7 @@ class Streaming(LocalSteps):
         self.setup.xp.subtract(self.anchor[part], self.params[part], out=delta)
         delta *= self.share(fragment)
         with self.communicating():
-            self.under_way = UnderWay(self.comm, self.sum_steps(delta))
+            self.under_way = UnderWay(self.comm, self.summing.steps(delta, part.start))
 
     def delta(self, fragment: int) -> Array:
         """Where Δ_f is summed: in the gradient, which is used up, unless the next one comes meanwhile."""
@@ -167,9 +169,6 @@ class Streaming(LocalSteps):
         """This rank's weight; ranks count alike where none has worked on a sample since."""
         samples, total = self.samples.item(fragment), self.total.item(fragment)
         return samples / total if total else 1 / self.comm.size
-
-    def sum_steps(self, delta: Array) -> Steps:
-        return self.setup.collective.allreduce.steps(self.link, delta, self.scratch)
 
     def finish(self) -> None:
         """Return when the sum that is under way, if any, is complete."""
@@ -213,7 +212,8 @@ class Streaming(LocalSteps):
         due = self.due(t)
         if due is None:
             return 0, 0
-        return self.route_cost(self.setup.collective.cost, self.parts[due].stop - self.parts[due].start)
+        part = self.parts[due]
+        return self.summing.cost(1, part.stop - part.start, part.start)
 
     def state(self):
         """After all ranks have finished the sum under way: what was summed is saved, not the messages."""
@@ -223,7 +223,7 @@ class Streaming(LocalSteps):
             state["sent"] = self.sent
         for fragment, outer in enumerate(self.outers):
             state |= prefixed(f"outer{fragment}", outer.state())
-        return state | prefixed("optimizer", self.optimizer.state())
+        return state | prefixed("optimizer", self.optimizer.state()) | self.sum_state()
 
     def load_state(self, state):
         for name in ("anchor", "samples", "total"):
@@ -232,4 +232,5 @@ class Streaming(LocalSteps):
             self.sent[...] = state["sent"]
         for fragment, outer in enumerate(self.outers):
             outer.load_state(unprefixed(f"outer{fragment}", state))
+        self.load_sum_state(state)
         self.optimizer.load_state(unprefixed("optimizer", state))

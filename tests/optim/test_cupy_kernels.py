@@ -29,10 +29,15 @@ extern "C" void run(long long size, const long long* edges, int count, long long
         T &p = params[i], &m = state0[i], &v = state1[i], &buf = state0[i];
         const T lr = c[0], scale = c[1], decay = c[2], mu = c[3];
         const T beta1 = c[4], beta2 = c[5], rate = c[6], floor_ = c[7], keep = c[8];
+        const bool grows = c[9] != 0;
         {body}
     }}
 }}
 """
+
+
+class FrozenAdamW(AdamW):
+    freeze_after = 1
 
 
 def parameters():
@@ -57,11 +62,12 @@ def compiled(body, folder):
     "kind, options, body",
     [
         (AdamW, AdamWOptions(weight_decay=0.3), cupy_kernels.ADAMW),
+        (FrozenAdamW, AdamWOptions(weight_decay=0.3), cupy_kernels.ADAMW),
         (SGD, SGDOptions(weight_decay=0.3), cupy_kernels.SGD_PLAIN),
         (SGD, SGDOptions(momentum=0.9, weight_decay=0.3), cupy_kernels.SGD_MOMENTUM),
         (SGD, SGDOptions(momentum=0.9, nesterov=True, weight_decay=0.3), cupy_kernels.SGD_MOMENTUM),
     ],
-    ids=["adamw", "sgd", "momentum", "nesterov"],
+    ids=["adamw", "frozen", "sgd", "momentum", "nesterov"],
 )
 def test_kernel_equals_numpy(kind, options, body, tmp_path):
     rng = np.random.default_rng(1)
@@ -74,8 +80,8 @@ def test_kernel_equals_numpy(kind, options, body, tmp_path):
     for t, g in enumerate(grads, 1):
         optimizer.step(expected, g, LO, LR, t, SCALE)
         constants = [LR, SCALE, options.weight_decay, getattr(options, "momentum", 0)]
-        if kind is AdamW:
-            constants += [options.beta1, options.beta2, *optimizer.constants(LR, t)]
+        if issubclass(kind, AdamW):
+            constants += [options.beta1, options.beta2, *optimizer.constants(LR, t), not optimizer.frozen(t)]
         c = np.array(constants + [0.0] * 9)
         arrays = [ctypes.c_void_p(x.ctypes.data) for x in (edges, g, c, params, *state)]
         run(
@@ -93,7 +99,7 @@ def test_kernel_equals_numpy(kind, options, body, tmp_path):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("kind", [AdamW, SGD])
+@pytest.mark.parametrize("kind", [AdamW, FrozenAdamW, SGD])
 def test_device_equals_host(kind):
     import cupy
 

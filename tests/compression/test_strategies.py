@@ -1,0 +1,80 @@
+"""Strategies with every encoding that they take: the same bits, the stated traffic, resumed runs, and training."""
+
+import pytest
+
+from mpidp.collectives import COLLECTIVES
+from mpidp.comm import Communicator, run_ranks
+from mpidp.compression import COMPRESSORS, PLAIN
+from mpidp.strategies import STRATEGIES
+from tests.conformance import CASES, Run, from_rank_0, possible, same_everywhere
+
+OPTIONS = {
+    "topk": {"density": 0.1},
+    "randomk": {"density": 0.2},
+    "dgc": {"density": 0.1, "density_warmup": 4},
+    "onebit-adam": {"freeze_after": 2},
+}
+OPTIMIZER = {"dgc": ("sgd", {}), "sign": ("sgd", {})}
+LR = {"dgc": 0.2, "sign": 0.003}
+RANKS = {"allreduce": 4, "sharded": 2}
+GRID = [
+    (name, case, encoding)
+    for name, case in CASES
+    for encoding, kind in COMPRESSORS.items()
+    if case < 2
+    and STRATEGIES[name].encodes
+    and encoding != PLAIN
+    and STRATEGIES[name].encodes not in kind.unfit
+]
+
+
+def make(comm: Communicator, name: str, case: int, encoding: str, **settings) -> Run:
+    settings = {"optimizer": OPTIMIZER.get(encoding, ("adamw", {})), "lr": LR.get(encoding, 0.01)} | settings
+    route = "ring" if COMPRESSORS[encoding].unable(COLLECTIVES["ring"]) is None else "pairwise"
+    return Run(comm, name, case, compress=(encoding, OPTIONS.get(encoding, {})), collective=route, **settings)
+
+
+def keeps_its_contracts(comm: Communicator, name: str, case: int, encoding: str) -> None:
+    """Traffic as the formula says; one model at the end; resumed in the middle with the same bits."""
+    clip = 0.5 if COMPRESSORS[encoding].clips else None
+    run = make(comm, name, case, encoding, clip=clip)
+    before = run.strategy.comm.traffic.copy()
+    run.steps(5)
+    saved = {key: array.copy() for key, array in run.strategy.saved().items()}
+    run.steps(5)
+    sent = run.strategy.comm.traffic - before
+    costs = [run.strategy.cost(t) for t in range(1, 11)]
+    assert (sent.messages, sent.bytes) == tuple(map(sum, zip(*costs, strict=True)))
+    merged = run.merged()
+    assert same_everywhere(comm, merged)
+    arrays = from_rank_0(comm, saved) | saved
+    again = make(comm, name, case, encoding, clip=clip)
+    again.strategy.params[...] = arrays["params"]
+    comm.Barrier()
+    again.strategy.load_state(
+        {key.removeprefix("state."): array for key, array in arrays.items() if key.startswith("state.")}
+    )
+    again.t = 5
+    assert (again.steps(5).merged() == merged).all()
+
+
+@pytest.mark.parametrize(("name", "case", "encoding"), GRID)
+def test_contracts(name, case, encoding):
+    ranks = RANKS.get(name, 3)
+    assert possible(name, case, ranks)
+    run_ranks(ranks, keeps_its_contracts, name, case, encoding)
+
+
+def loss(encoding: str, steps: int) -> float:
+    """That of the whole training set after so many steps by all-reduce."""
+
+    def body(comm):
+        run = make(comm, "allreduce", 0, encoding).steps(steps)
+        return run.model.evaluate(run.x, run.y)[0]
+
+    return run_ranks(3, body)[0]
+
+
+@pytest.mark.parametrize("encoding", [name for name in COMPRESSORS if name != PLAIN])
+def test_training_descends(encoding):
+    assert loss(encoding, 60) < 0.6 * loss(encoding, 0)
