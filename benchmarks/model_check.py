@@ -41,7 +41,7 @@ def modelled_sum(network: Network, hosts: Sequence[int], route: str, size: int) 
 
     def body(comm: SimulatedCommunicator) -> float:
         vector = COLLECTIVES[route].allocate(comm, n, np.dtype(np.float32))
-        scratch = np.empty(-(-n // comm.size), np.float32)
+        scratch = np.empty(COLLECTIVES[route].scratch(n, comm.size), np.float32)
         comm.local()
         comm.Barrier()
         began = comm.now()

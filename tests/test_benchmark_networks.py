@@ -115,6 +115,14 @@ def test_the_ring_takes_what_its_formula_says(ranks):
     assert modelled_sum(network, range(ranks), "ring", n) == pytest.approx(expected, rel=1e-9)
 
 
+@pytest.mark.parametrize("ranks", [2, 4, 8])
+def test_halving_and_doubling_takes_what_its_formula_says(ranks):
+    """2 lg P α + 2 (P - 1) / P n β (Thakur, Rabenseifner and Gropp 2005)."""
+    network, n = NETWORKS["wan"], 4 * 64_000
+    expected = 2 * (ranks.bit_length() - 1) * network.alpha + 2 * (ranks - 1) / ranks * n * network.beta
+    assert modelled_sum(network, range(ranks), "halving-doubling", n) == pytest.approx(expected, rel=1e-9)
+
+
 def test_hierarchical_takes_what_its_formula_says():
     """2 hosts with 2 ranks each: each host's link carries 2 n (H - 1) / H = n bytes each way, in chunks of n / 4."""
     network, n = NETWORKS["1gbe"], 1 << 20

@@ -66,7 +66,9 @@ def plain_bytes(summary: dict[str, Any]) -> float:
     """Bytes that the busiest rank sends in a step of plain all-reduce by ring: about 2 n (P - 1) / P."""
     itemsize = np.dtype(vectors_dtype(summary["dtype"])).itemsize
     ranks = summary["ranks"]
-    return max(ring.cost(summary["parameters"], ranks, rank, itemsize)[1] for rank in range(ranks))
+    return max(
+        ring.cost(summary["parameters"], ranks, rank, lambda n: n * itemsize)[1] for rank in range(ranks)
+    )
 
 
 def fewer(summary: dict[str, Any], bytes_a_step: float) -> float | None:
