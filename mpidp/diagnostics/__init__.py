@@ -75,13 +75,13 @@ def refuse(run: "RunOptions", strategy: Strategy) -> None:
     """Raise UserError for a question that has no meaning here."""
     if run.check_replicas is not None and not strategy.replicated:
         raise UserError(
-            f"--check-replicas {run.check_replicas}: as --sync {run.sync} is set here, the workers' parameters are meant to "
-            "differ between steps: take --consensus-every N, which tells how far they are apart"
+            f"--check-replicas {run.check_replicas}: as --sync {run.sync} is set here, the workers' parameters are "
+            "meant to differ between steps: take --consensus-every N, which tells how far they are apart"
         )
     if run.consensus_every is not None and strategy.replicated:
         raise UserError(
-            f"--consensus-every {run.consensus_every}: as --sync {run.sync} is set here, the workers' parameters are equal after "
-            "every step: take --check-replicas N, which makes sure of it"
+            f"--consensus-every {run.consensus_every}: as --sync {run.sync} is set here, the workers' parameters are "
+            "equal after every step: take --check-replicas N, which makes sure of it"
         )
     if run.noise_scale and not strategy.leaves_mean_gradient:
         raise UserError(
