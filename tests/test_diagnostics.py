@@ -192,6 +192,7 @@ REFUSED = {
     "replicas that differ": (2, ["--check-replicas", 5, "--sync", "averaging"], "take --consensus-every N"),
     "replicas that are equal": (2, ["--consensus-every", 5], "take --check-replicas N"),
     "no mean gradient": (2, ["--noise-scale", "--sync", "sharded"], "take --sync allreduce"),
+    "an encoded mean": (2, ["--noise-scale", "--compress", "fp16"], "as --compress fp16 delivers it"),
     "one rank": (1, ["--noise-scale"], "mpirun -n 2"),
     "never": (2, ["--check-replicas", 0], "--check-replicas 0: must be at least 1"),
 }

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mpidp.comm import Communicator
+from mpidp.compression import PLAIN
 from mpidp.diagnostics.base import Diagnostic
 from mpidp.diagnostics.noise import NoiseScale
 from mpidp.diagnostics.replicas import Consensus, Replicas
@@ -74,18 +75,23 @@ def refuse(run: "RunOptions", strategy: Strategy) -> None:
     """Raise UserError for a question that has no meaning here."""
     if run.check_replicas is not None and not strategy.replicated:
         raise UserError(
-            f"--check-replicas {run.check_replicas}: with --sync {run.sync} the workers' parameters are meant to "
-            "differ between steps: take --consensus-every N, which tells how far they are apart"
+            f"--check-replicas {run.check_replicas}: as --sync {run.sync} is set here, the workers' parameters are "
+            "meant to differ between steps: take --consensus-every N, which tells how far they are apart"
         )
     if run.consensus_every is not None and strategy.replicated:
         raise UserError(
-            f"--consensus-every {run.consensus_every}: with --sync {run.sync} the workers' parameters are equal after "
-            "every step: take --check-replicas N, which makes sure of it"
+            f"--consensus-every {run.consensus_every}: as --sync {run.sync} is set here, the workers' parameters are "
+            "equal after every step: take --check-replicas N, which makes sure of it"
         )
     if run.noise_scale and not strategy.leaves_mean_gradient:
         raise UserError(
             f"--noise-scale compares the ranks' own gradients with their mean, which --sync {run.sync} with these "
             "options never has on every rank: take --sync allreduce"
+        )
+    if run.noise_scale and run.compress != PLAIN:
+        raise UserError(
+            f"--noise-scale needs the mean gradient as it is, not as --compress {run.compress} delivers it: leave one "
+            "of them out"
         )
     if run.noise_scale and strategy.comm.size == 1:
         raise UserError(

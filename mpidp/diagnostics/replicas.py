@@ -16,6 +16,8 @@ from mpidp.errors import RunError
 from mpidp.optim import squared_norm
 from mpidp.strategies import Step, Strategy
 
+RING = COLLECTIVES["ring"]  # takes no shared memory, and suits vectors of any length on any ranks
+
 
 class Replicas(Diagnostic):
     """SHA-256 of every worker's parameters, compared every `every` steps and after the last.
@@ -67,7 +69,7 @@ class Consensus(Diagnostic):
         self.every, self.steps, self.strategy = every, steps, strategy
         self.comm = comm.Split(int(strategy.worker is None), comm.rank)
         self.apart, self.mean = (np.empty_like(strategy.params) for _ in range(2))
-        self.scratch = np.empty(-(-len(self.mean) // self.comm.size), self.mean.dtype)
+        self.scratch = np.empty(RING.scratch(len(self.mean), self.comm.size), self.mean.dtype)
         self.last: float | None = None
 
     def after(self, step: Step, logged: bool) -> dict[str, Any]:
@@ -82,7 +84,7 @@ class Consensus(Diagnostic):
         broadcast(self.comm, apart)
         np.subtract(params, apart, out=apart)
         np.multiply(apart, 1 / workers, out=mean)
-        COLLECTIVES["ring"].allreduce(self.comm, mean, self.scratch)
+        RING.allreduce(self.comm, mean, self.scratch)
         np.subtract(apart, mean, out=apart)
         return math.sqrt(self.comm.sum([squared_norm(apart)])[0] / workers)
 
