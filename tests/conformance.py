@@ -73,10 +73,8 @@ class Run:
                  split="contiguous", collective="ring", lr=0.2, hidden=SHORT, compress=(PLAIN, {})):  # fmt: skip
         self.comm, self.lr = comm, lr
         self.model = make_model(dtype, hidden)
-        kind, options = optimizer
-        kind = OPTIMIZERS[kind]
-        encoding = COMPRESSORS[compress[0]]
-        strategy = STRATEGIES[name]
+        kind, options = OPTIMIZERS[optimizer[0]], optimizer[1]
+        strategy, encoding = STRATEGIES[name], COMPRESSORS[compress[0]]
         setup = Setup(
             comm=comm.Dup(),
             size=self.model.size,

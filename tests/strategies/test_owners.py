@@ -12,7 +12,7 @@ from mpidp.comm import run_ranks
 from mpidp.config import resolve
 from mpidp.errors import UserError
 from mpidp.strategies.owners import HUGE_PAGE, LANES, Pages, ToOwners
-from tests.conformance import Run, relative
+from tests.conformance import LONG, Run, relative
 
 PAGE = mmap.PAGESIZE // 8  # elements
 N = 23 * PAGE + 100
@@ -140,7 +140,7 @@ def test_the_same_bits_as_servers(split):
 
 def test_messages_leave_and_memory_goes_during_backward():
     def body(comm):
-        run = Stage2(comm)
+        run = Stage2(comm, hidden=LONG)
         strategy, seen = run.strategy, []
         step = strategy.step
         start = strategy.comm.traffic.messages
