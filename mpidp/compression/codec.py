@@ -31,7 +31,7 @@ class BlockOptions(Feedback):
     """Options of codecs with a scale for each block."""
 
     block: int = option(
-        256, "elements that share one scale of 4 bytes (a multiple of 8)", minimum=8, maximum=CHUNK
+        256, "elements that share one scale of 4 bytes (a multiple of 8; qsgd: 64)", minimum=8, maximum=CHUNK
     )
 
     def __post_init__(self):

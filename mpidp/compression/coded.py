@@ -25,7 +25,6 @@ class Coded(FeedbackSum):
     def steps(self, buffer: Array, start: int = 0, lane: int = 0) -> Steps:
         wire = self.begin(buffer, self.route.bounds(buffer.size, self.comm.size), start, lane)
         if self.comm.size == 1:  # nothing is sent, yet the result is to be what the encoding delivers
-            wire.own(slice(0, wire.size))
             wire.whole(slice(0, wire.size))
             return
         yield from self.route.coded_reduce_scatter.steps(self.comm, wire, TAG + lane)
@@ -33,9 +32,7 @@ class Coded(FeedbackSum):
 
     def reduce_scatter(self, vector):
         wire = self.begin(vector, self.route.bounds(vector.size, self.comm.size))
-        if self.comm.size == 1:
-            wire.own(slice(0, wire.size))
-        else:
+        if self.comm.size > 1:
             self.route.coded_reduce_scatter(self.comm, wire, TAG)
         wire.settle(self.route.part(vector.size, self.comm.size, self.comm.rank))
 

@@ -2,12 +2,15 @@
 
 from dataclasses import dataclass
 
-from mpidp.compression.codec import BlockCodec, BlockOptions
+from mpidp.compression.codec import CHUNK, BlockCodec, BlockOptions
 from mpidp.options import option
 
 
 @dataclass
 class QSGDOptions(BlockOptions):
+    block: int = option(
+        64, "elements that share one scale of 4 bytes (a multiple of 8)", minimum=8, maximum=CHUNK
+    )
     levels: int = option(
         15, "s: a value is 0 or ± one of so many shares of its block's norm", minimum=1, maximum=127
     )

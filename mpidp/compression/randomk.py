@@ -12,7 +12,7 @@ from mpidp.options import option
 
 @dataclass
 class RandomKOptions(Feedback):
-    density: float = option(0.01, "share of the elements that travel", above=0, maximum=1)
+    density: float = option(0.1, "share of the elements that travel", above=0, maximum=1)
 
 
 class RandomK(FeedbackSum):

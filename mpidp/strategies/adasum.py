@@ -30,6 +30,7 @@ class Adasum(Strategy):
     """
 
     uses_collective = False
+    why_plain = "weighs gradients by their dot products, of which an encoding would make others"
     depends_on_ranks = (
         "weighs the ranks' gradients against each other, so that their number is part of what it computes"
     )

@@ -58,6 +58,7 @@ class Gossip(Strategy):
 
     Options = GossipOptions
     replicated = False
+    why_plain = "hands parameters from neighbour to neighbour, and none of them can be kept for later"
     cases = ({"overlap": False}, {"graph": "random", "mixing": "push-sum"})
 
     def __init__(self, setup: Setup, options: GossipOptions):

@@ -28,6 +28,7 @@ class OneSided(Strategy):
     """
 
     uses_collective = False
+    why_plain = "adds to windows of memory, which add numbers as they are"
 
     def __init__(self, setup: Setup, options):
         super().__init__(setup, options)

@@ -74,6 +74,7 @@ class Server(Strategy):
 
     Options = ServerOptions
     uses_collective = False
+    encodes = "pushes"
     depends_on_ranks = (
         "adds the workers' gradients one after another, in an order with as many terms as there are workers"
     )
@@ -93,6 +94,7 @@ class Server(Strategy):
         self.ruled = rule(options)  # by what kind of rule, None: as above
         self.rule: Rule | None = None  # of this server
         self.replicated = self.deterministic = self.exact()
+        self.make_sum()
         self.pushes = 0  # of this worker, in this start of the run
         self.next_step = 0  # of this worker, where it may be behind
         if self.worker is None:
@@ -152,7 +154,8 @@ class Server(Strategy):
             if self.ruled and self.ruled.tells_version:
                 version = np.empty(1, np.int64)
                 pulls.append(comm.Irecv(version, self.server_ranks[0], VERSION))
-            pushes = [comm.Isend(self.grads[part], rank, PUSH) for rank, part in parts]
+            wire = self.summing.outgoing(self.grads, [0, *(part.stop for part in self.parts)])
+            pushes = [comm.Isend(wire.partial(part), rank, PUSH) for rank, part in parts]
             comm.Wait(*pulls, *pushes)
         self.pushes += 1
         if self.ruled and self.ruled.tells_version:
@@ -169,19 +172,28 @@ class Server(Strategy):
     def add_pushes(self, total) -> None:
         """total ← Σ_w g_w, in worker order whoever is first, with the next push under way while one is added."""
         comm, slots = self.comm, self.incoming
-        pushes = [comm.Irecv(slot, worker, PUSH) for worker, slot in enumerate(slots)]
+        landings = [self.summing.landing(slot, i) for i, slot in enumerate(slots)]
+        pushes = [comm.Irecv(landing, worker, PUSH) for worker, landing in enumerate(landings)]
         for worker in range(self.workers):
             slot = worker % len(slots)
             comm.Wait(pushes[slot])
+            self.summing.decode(landings[slot], slots[slot])
             if worker == 0:
                 total[...] = slots[slot]
             else:
                 total += slots[slot]
             if worker + len(slots) < self.workers:
-                pushes[slot] = comm.Irecv(slots[slot], worker + len(slots), PUSH)
+                pushes[slot] = comm.Irecv(landings[slot], worker + len(slots), PUSH)
+
+    def receive(self, gradient, worker: int) -> None:
+        """gradient ← this worker's push."""
+        landing = self.summing.landing(gradient)
+        self.comm.Recv(landing, worker, PUSH)
+        self.summing.decode(landing, gradient)
 
     def update(self, total, lr: float, t: int) -> None:
         """Update number t of this server's part, by the sum of gradients, clipped by the norm of the whole one."""
+        self.summing.settle(total)
         with self.communicating():
             squared = self.add_over(self.server_ranks, self.squared_norm(total))
         self.optimizer.step(self.params[self.part], total, self.part.start, lr, t, self.clip_factor(squared))
@@ -208,7 +220,8 @@ class Server(Strategy):
         """(messages, bytes) of a worker for its pushes, or of a server for what it `served` of them and its updates."""
         itemsize, others = np.dtype(self.setup.dtype).itemsize, self.options.servers - 1
         if self.worker is not None:
-            return pushes * (others + 1), pushes * self.setup.size * itemsize
+            sent = sum(self.summing.nbytes(part.stop - part.start) for part in self.parts)
+            return pushes * (others + 1), pushes * sent
         messages, sent = served, served * (self.part.stop - self.part.start) * itemsize
         if self.setup.clip is not None and not (self.ruled and self.ruled.clips_pushes):
             messages, sent = messages + others * updates, sent + WORD * others * updates
@@ -224,13 +237,14 @@ class Server(Strategy):
 
     def state(self):
         if self.worker is not None:
-            return {}
+            return self.sum_state()
         if self.rule is None:
-            return self.optimizer.state()
-        part = {"part": self.params[self.part]}
+            return self.optimizer.state() | self.sum_state()
+        part = {"part": self.params[self.part]} | self.sum_state()
         return part | prefixed("optimizer", self.optimizer.state()) | prefixed("rule", self.rule.state())
 
     def load_state(self, state):
+        state = self.load_sum_state(state)
         if self.worker is not None:
             return
         if self.rule is None:

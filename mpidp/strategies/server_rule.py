@@ -61,7 +61,7 @@ class Rule:
             with self.server.communicating():
                 worker = self.next_worker()
                 gradient = self.idle.pop() if self.idle else self.server.buffer()
-                self.comm.Recv(gradient, worker, PUSH)
+                self.server.receive(gradient, worker)
             self.pushes += 1
             self.take(worker, gradient, step)
         if step.meeting:

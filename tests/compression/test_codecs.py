@@ -69,7 +69,7 @@ def test_payloads_of_every_length(name):
         ("bf16", {}, 2000),
         ("int8", {}, 1000 + 4 * 4),
         ("int8", {"block": 8}, 1000 + 4 * 125),
-        ("qsgd", {}, 5 * 125 + 4 * 4),
+        ("qsgd", {}, 5 * 125 + 4 * 16),
         ("qsgd", {"levels": 1, "block": 1024}, 2 * 125 + 4),
         ("onebit", {}, 125 + 4 * 4),
         ("topk", {}, 80),

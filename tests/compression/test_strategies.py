@@ -4,8 +4,8 @@ import pytest
 
 from mpidp.collectives import COLLECTIVES
 from mpidp.comm import Communicator, run_ranks
-from mpidp.compression import COMPRESSORS, PLAIN
-from mpidp.strategies import STRATEGIES
+from mpidp.compression import COMPRESSORS, PLAIN, Encoding
+from mpidp.strategies import STRATEGIES, Strategy
 from tests.conformance import CASES, Run, from_rank_0, possible, same_everywhere
 
 OPTIONS = {
@@ -17,6 +17,15 @@ OPTIONS = {
 OPTIMIZER = {"dgc": ("sgd", {}), "sign": ("sgd", {})}
 LR = {"dgc": 0.2, "sign": 0.003}
 RANKS = {"allreduce": 4, "sharded": 2}
+
+
+def takes(strategy: type[Strategy], case: int, kind: type[Encoding]) -> bool:
+    options = strategy.Options(**strategy.cases[case])
+    if strategy.encodes is None or strategy.encodes in kind.unfit:
+        return False
+    return strategy.by_route(options) or not strategy.uses_collective
+
+
 GRID = [
     (name, case, encoding)
     for name, case in CASES
