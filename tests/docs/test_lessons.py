@@ -55,7 +55,7 @@ def test_tables_of_figures_are_those_that_were_measured(page):
 
 def test_an_excerpt_that_is_out_of_date_is_noticed():
     text = LESSON.read_text(encoding="utf-8")
-    stale = text.replace("buffer[theirs] += incoming", "buffer[theirs] = incoming")
+    stale = text.replace("wire.add(theirs, incoming)", "wire.add(ours, incoming)")
     assert stale != text and pages.renewed(stale) == text
     assert any(code != pages.source_of(path, names) for path, names, code in pages.excerpts(stale))
     with pytest.raises(ValueError, match="marks of excerpts"):
