@@ -47,8 +47,8 @@ def replay(
     """
 
     def body(comm: SimulatedCommunicator) -> tuple[list[float], tuple[int, int]]:
-        ours = dataclasses.replace(config, run=dataclasses.replace(config.run, collective=route))
-        job = build(ours, comm)  # which writes into it what it has chosen
+        run = dataclasses.replace(config.run, collective=route, steps=steps, epochs=None)
+        job = build(dataclasses.replace(config, run=run), comm)  # which writes into it what it has chosen
         if comm.rank == 0:
             job.model.initialise(config.run.seed)
         job.strategy.start()
