@@ -12,6 +12,7 @@ from benchmarks.networks import Network
 from benchmarks.simulated import SimulatedCommunicator, run_simulated
 from mpidp.building import Job, build
 from mpidp.config import Config
+from mpidp.stragglers import slowed
 
 FORWARD = 1 / 3  # of a gradient's time; backward takes the rest
 LOOKS = 16  # how often, at least, backward lets the strategy move its messages on
@@ -20,9 +21,11 @@ SIZE = 1e-3  # of the made-up gradients: what is sent, and when, does not depend
 
 @dataclass
 class Modelled:
-    """times[t]: seconds until all ranks have done step t; traffic: what each rank sent in them, (messages, bytes)."""
+    """times[t]: seconds until all ranks have done step t; ends: until each has done the last one; traffic: what each
+    sent in them, (messages, bytes)."""
 
     times: list[float]
+    ends: list[float]
     traffic: list[tuple[int, int]]
 
 
@@ -47,8 +50,8 @@ def replay(
     """
 
     def body(comm: SimulatedCommunicator) -> tuple[list[float], tuple[int, int]]:
-        ours = dataclasses.replace(config, run=dataclasses.replace(config.run, collective=route))
-        job = build(ours, comm)  # which writes into it what it has chosen
+        run = dataclasses.replace(config.run, collective=route, steps=steps, epochs=None)
+        job = build(dataclasses.replace(config, run=run), comm)  # which writes into it what it has chosen
         if comm.rank == 0:
             job.model.initialise(config.run.seed)
         job.strategy.start()
@@ -65,7 +68,8 @@ def replay(
         return times, (sent.messages, sent.bytes)
 
     found = run_simulated(ranks, network, body, hosts, cpu)
-    return Modelled(np.max([times for times, _ in found], 0).tolist(), [sent for _, sent in found])
+    everyone = np.array([times for times, _ in found])
+    return Modelled(everyone.max(0).tolist(), everyone[:, -1].tolist(), [sent for _, sent in found])
 
 
 def take(job: Job, comm: SimulatedCommunicator, t: int, a_sample: float, noise: np.ndarray) -> None:
@@ -96,5 +100,6 @@ def extended(times: Sequence[float], steps: int) -> list[float]:
 def modelled(
     config: Config, summary: dict[str, Any], network: Network, a_sample: float, steps: int
 ) -> Modelled:
-    """`replay` of a run with this summary, one rank a host."""
-    return replay(config, summary["collective"], summary["ranks"], network, a_sample, steps)
+    """`replay` of a run with this summary, one rank a host, with the ranks that it slowed."""
+    slow = slowed(config.run.slow) if config.run.slow else None
+    return replay(config, summary["collective"], summary["ranks"], network, a_sample, steps, slow=slow)

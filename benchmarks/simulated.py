@@ -1,145 +1,18 @@
-"""Ranks that keep the time of a modelled network: one of them runs at a time, always the one that is earliest.
-
-Each rank is a thread with a clock of its own. It goes on by what it computes and by what it waits for, and a message is
-stamped with the time at which its last byte arrives. Before a rank sends, tests or waits, all ranks whose clocks are
-behind its own go first; so messages are sent in the order of their times, links are shared as they would be, and
-whatever depends on who is first (overlap, asynchronous servers) depends on the modelled network. Nothing depends on
-the machine unless `cpu` is set.
-"""
+"""Ranks that keep the time of a modelled network (`clocks.py`), behind the communicator that strategies know."""
 
 import math
-import threading
-import time
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from benchmarks.clocks import POLL, Due, Time, World
 from benchmarks.networks import Network
 from mpidp.comm import Communicator, run_ranks
-from mpidp.comm.communicator import Pending
-from mpidp.comm.threads import Mailboxes, ThreadCommunicator
+from mpidp.comm.memory import Window
+from mpidp.comm.pending import Pending
+from mpidp.comm.threads import Mailboxes, ThreadCommunicator, ThreadWindow
 from mpidp.errors import RunError, UserError
-
-POLL = (
-    1e-6  # seconds that a test takes which finds nothing: whoever polls in a loop must come to a later time
-)
-Time = Callable[[], float | None]  # when something is complete; None as long as that is not known
-
-
-class World:
-    """The clocks of all ranks, the links of their hosts, and whose turn it is."""
-
-    def __init__(self, hosts: Sequence[int], network: Network, cpu: bool = False):
-        self.hosts, self.network, self.cpu = hosts, network, cpu
-        self.clock = [0.0] * len(hosts)
-        self.until: list[Time | None] = [None] * len(hosts)  # what each waits for; None: not there, or done
-        self.arrived = 0
-        self.turn: int | None = None
-        self.lock = threading.Lock()
-        self.wake = [threading.Condition(self.lock) for _ in hosts]
-        self.failure: BaseException | None = None
-        self.out: dict[int, float] = defaultdict(float)  # when each host's link has sent all it was given
-        self.into: dict[int, float] = defaultdict(float)
-        self.marks = [0.0] * len(hosts)
-        # (context, source, dest, tag): messages sent, messages asked for, and those under way by their number
-        self.sent: dict[tuple, int] = defaultdict(int)
-        self.asked: dict[tuple, int] = defaultdict(int)
-        self.mail: dict[tuple, tuple[float, np.ndarray]] = {}
-        self.meetings: dict[tuple, list[float]] = defaultdict(list)
-
-    def enter(self, rank: int) -> None:
-        """Take part, from time 0 on; returns when it is this rank's turn."""
-        with self.lock:
-            self.until[rank] = lambda: 0.0
-            self.arrived += 1
-            if self.arrived == len(self.hosts):
-                self.pass_on()
-            self.wait_for_turn(rank)
-        self.mark(rank)
-
-    def leave(self, rank: int, error: BaseException | None = None) -> None:
-        """Take part no more."""
-        with self.lock:
-            self.until[rank] = None
-            if error is not None:
-                self.fail(error)
-            else:
-                self.pass_on()
-
-    def sleep(self, rank: int, until: Time) -> None:
-        """Let the others go first, up to the time `until()`; then this rank's clock shows it, or what it showed."""
-        self.charge(rank)
-        with self.lock:
-            self.until[rank] = until
-            self.pass_on()
-            self.wait_for_turn(rank)
-            self.clock[rank] = max(self.clock[rank], until() or 0.0)
-        self.mark(rank)
-
-    def yield_(self, rank: int) -> None:
-        """Let those go first whose clocks are behind this rank's."""
-        self.sleep(rank, lambda: self.clock[rank])
-
-    def pass_on(self) -> None:
-        best, chosen = math.inf, None
-        for rank, until in enumerate(self.until):
-            when = None if until is None else until()
-            if when is not None and max(when, self.clock[rank]) < best:
-                best, chosen = max(when, self.clock[rank]), rank
-        if chosen is None:
-            waiting = [str(rank) for rank, until in enumerate(self.until) if until is not None]
-            if waiting:
-                self.fail(RunError(f"ranks {', '.join(waiting)} wait for messages that nobody sends"))
-            return
-        self.turn = chosen
-        self.wake[chosen].notify()
-
-    def wait_for_turn(self, rank: int) -> None:
-        while self.turn != rank and self.failure is None:
-            self.wake[rank].wait()
-        if self.failure is not None:
-            raise RunError("another rank of this simulation failed") from self.failure
-
-    def fail(self, error: BaseException) -> None:
-        self.failure = self.failure or error
-        for condition in self.wake:
-            condition.notify_all()
-
-    def mark(self, rank: int) -> None:
-        """From here on this rank computes on its own account."""
-        if self.cpu:
-            self.marks[rank] = time.thread_time()
-
-    def charge(self, rank: int) -> None:
-        """Up to here it did: its clock goes on by the processor's time, where that counts."""
-        if self.cpu:
-            self.clock[rank] += time.thread_time() - self.marks[rank]
-
-    def transfer(self, source: int, dest: int, nbytes: int) -> tuple[float, float]:
-        """(when a message sent now has left, when it is there)."""
-        here, there, now = self.hosts[source], self.hosts[dest], self.clock[source]
-        if here == there:
-            return now, now
-        takes = nbytes * self.network.beta
-        self.out[here] = max(now, self.out[here]) + takes
-        self.into[there] = max(self.out[here] + self.network.alpha, self.into[there] + takes)
-        return self.out[here], self.into[there]
-
-
-class Due:
-    """A test of one operation: done once the rank's clock has reached its time; `done` is called then."""
-
-    def __init__(self, world: World, rank: int, when: Time, done: Callable[[], None] = lambda: None):
-        self.world, self.rank, self.when, self.done = world, rank, when, done
-
-    def __call__(self) -> bool:
-        when = self.when()
-        if when is None or when > self.world.clock[self.rank]:
-            return False
-        self.done()
-        return True
 
 
 class SimulatedCommunicator(ThreadCommunicator):
@@ -178,18 +51,35 @@ class SimulatedCommunicator(ThreadCommunicator):
             times = [test.when() for test in tests]
             return None if None in times else max(times, default=0.0)
 
-        self.world.charge(self.me)
-        began = self.world.clock[self.me]
-        self.world.mark(self.me)
-        self.world.sleep(self.me, complete)
-        self.traffic.seconds_waiting += self.world.clock[self.me] - began
+        self.sleep(complete)
         assert super().Test(*pending)
         self.world.mark(self.me)
+
+    def Waitany(self, pending: Sequence[Pending]) -> int:
+        def complete(one: Pending) -> float:
+            times = [test.when() for test in one.tests]
+            return math.inf if None in times else max(times, default=0.0)
+
+        def first() -> float | None:
+            earliest = min(map(complete, pending))
+            return None if math.isinf(earliest) else earliest
+
+        self.sleep(first)
+        found = min(range(len(pending)), key=lambda i: complete(pending[i]))
+        assert super().Test(pending[found])
+        self.world.mark(self.me)
+        return found
+
+    def sleep(self, until: Time) -> None:
+        """Let the others go first, up to the time `until()`, and count what was waited for."""
+        began = self.now()
+        self.world.sleep(self.me, until)
+        self.traffic.seconds_waiting += self.world.clock[self.me] - began
 
     def _isend(self, raw: np.ndarray, dest: int, tag: int) -> Due:
         world, key = self.world, (self.context, self.rank, dest, tag)
         world.yield_(self.me)
-        left, there = world.transfer(self.me, self.members[dest], raw.nbytes)
+        left, there = world.transfer(self.me, self.members[dest], raw.nbytes, world.clock[self.me])
         world.mail[(*key, world.sent[key])] = there, raw.copy()
         world.sent[key] += 1
         world.mark(self.me)
@@ -213,6 +103,11 @@ class SimulatedCommunicator(ThreadCommunicator):
 
         return Due(world, self.me, when, take)
 
+    def _iprobe(self, source: int, tag: int) -> Due:
+        world, key = self.world, (self.context, source, self.rank, tag)
+        message = (*key, world.asked[key])
+        return Due(world, self.me, lambda: world.mail[message][0] if message in world.mail else None)
+
     def _ibarrier(self) -> Due:
         """As a dissemination barrier: ⌈lg P⌉ messages one after the other."""
         self.barriers += 1
@@ -232,6 +127,9 @@ class SimulatedCommunicator(ThreadCommunicator):
         self.world.mark(self.me)
         return Due(self.world, self.me, lambda: max(times) + takes if len(times) == self.size else None)
 
+    def _allocate_window(self, n: int, dtype: np.dtype) -> Window:
+        return SimulatedWindow(self, self._vectors(n, dtype))
+
     def _gather(self, buffer: np.ndarray, finish: Any) -> Any:
         raise UserError("what the MPI library sends cannot be seen, and so not be modelled")
 
@@ -248,6 +146,33 @@ class SimulatedCommunicator(ThreadCommunicator):
             self.world,
             [self.members[rank] for rank in ranks],
         )
+
+
+class SimulatedWindow(ThreadWindow):
+    """A window whose operations take the time of the messages that they are; reading asks first, which takes α."""
+
+    comm: SimulatedCommunicator
+
+    def _accumulate(self, buffer: np.ndarray, target: int) -> Due:
+        self.comm.world.yield_(self.comm.me)
+        super()._accumulate(buffer, target)
+        return self.due(self.comm.me, self.comm.members[target], buffer.nbytes)
+
+    def _put(self, buffer: np.ndarray, target: int) -> Due:
+        self.comm.world.yield_(self.comm.me)
+        super()._put(buffer, target)
+        return self.due(self.comm.me, self.comm.members[target], buffer.nbytes)
+
+    def _get(self, buffer: np.ndarray, target: int) -> Due:
+        self.comm.world.yield_(self.comm.me)
+        super()._get(buffer, target)
+        return self.due(self.comm.members[target], self.comm.me, buffer.nbytes, self.comm.world.network.alpha)
+
+    def due(self, source: int, dest: int, nbytes: int, asked: float = 0.0) -> Due:
+        world, me = self.comm.world, self.comm.me
+        _, there = world.transfer(source, dest, nbytes, world.clock[me] + asked * (source != dest))
+        world.mark(me)
+        return Due(world, me, lambda: there)
 
 
 def run_simulated(

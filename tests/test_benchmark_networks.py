@@ -219,6 +219,38 @@ def test_the_servers_link_is_the_bottleneck():
     assert np.diff(found.times) == pytest.approx([steps[0], *[steps[1]] * 3], rel=1e-3)
 
 
+def test_asynchronous_workers_do_not_wait_for_a_slow_one():
+    """Of three workers: rank 0's last step ends by its own time, where the synchronous server makes it wait."""
+    network, n = NETWORKS["1gbe"], 4 * size_of()
+    ends = {}
+    for consistency in ("synchronous", "asynchronous"):
+        options = ["--sync", "server", "--consistency", consistency, "--steps", "4"]
+        config = configured([*MLP, *options])
+        ends[consistency] = replay(config, None, 4, network, 0.25, 4, slow={1: 3.0}, cpu=False).ends
+    push_and_pull = 2 * (network.alpha + n * network.beta)
+    assert ends["asynchronous"][0] == pytest.approx(4 * (1 + push_and_pull), rel=1e-2)
+    assert ends["asynchronous"][1] == pytest.approx(4 * (3 + push_and_pull), rel=1e-2)
+    assert ends["synchronous"][0] > 4 * 3
+
+
+def test_windows_take_the_time_of_messages():
+    """Adding takes α and its bytes; reading asks first, and takes α more."""
+
+    @alone(2)
+    def found(comm):
+        window = comm.Allocate_window(2, np.float32)
+        comm.Barrier()
+        began, one, two = comm.now(), np.ones(2, np.float32), np.zeros(2, np.float32)
+        if comm.rank == 0:
+            comm.Wait(window.Accumulate(one, 1))
+            added = comm.now() - began
+            comm.Wait(window.Get(two, 1))
+            return added, comm.now() - began - added, two.tolist()
+        return None
+
+    assert found[0] == (pytest.approx(0.5 + 2.0), pytest.approx(0.5 + 0.5 + 2.0), [1.0, 1.0])
+
+
 def test_what_cannot_be_modelled_says_why():
     config = configured(MLP)
     with pytest.raises(UserError, match="share no memory"):

@@ -150,6 +150,7 @@ def test_a_run_that_names_no_route_takes_one_that_sends():
         "allreduce",
     ]
     assert runs.arguments("server", []) == ["--sync", "server"]
+    assert "--collective" not in runs.arguments("allreduce --reproducible 8", [])
     assert runs.completed([*SMALL, "--eval-every", "2"])[-4:] == ["--eval-every", "2", "--log-every", "1"]
 
 

@@ -39,19 +39,33 @@ PRESETS = {
             f"allreduce --compress {name}"
             for name in ("fp16", "bf16", "int8", "qsgd", "topk", "randomk", "dgc", "powersgd")
         ),
-        "allreduce --compress sign --collective pairwise",
+        *(f"allreduce --compress {name} --collective pairwise" for name in ("sign", "onebit")),
     ),
     "averaging": (
         "allreduce",
         *(f"averaging --period {h}" for h in (2, 8, 40)),
         *(f"averaging --period {h} --outer sgd" for h in (8, 40)),
         "averaging --period 8 --sync-steps 80",
+        *(f"averaging --period 8 --outer {outer}" for outer in ("bmuf", "slowmo")),
+        "streaming --period 8",
+        "elastic --period 8",
         "none",
     ),
     "gossip": (
         "allreduce",
         *(f"gossip --graph {graph}" for graph in ("ring", "torus", "exponential", "one-peer")),
+        "gossip --graph random --mixing push-sum",
         "none",
+    ),
+    "servers": (
+        "allreduce",
+        "server",
+        "server --servers 2",
+        "server --backup-workers 1",
+        "server --consistency stale --staleness 2",
+        "server --consistency asynchronous",
+        "server --consistency asynchronous --scale-by-staleness",
+        "onesided",
     ),
 }
 
@@ -89,7 +103,8 @@ def arguments(run: str, common: Sequence[str]) -> list[str]:
     words = [*common, *options_of(run)]
     sync = words[len(words) - words[::-1].index("--sync")] if "--sync" in words else "allreduce"
     strategy = STRATEGIES.get(sync)
-    if strategy is not None and strategy.uses_collective and "--collective" not in words:
+    named = {"--collective", "--reproducible"} & set(words)  # the latter has a route of its own
+    if strategy is not None and strategy.uses_collective and not named:
         words += ["--collective", ROUTE]
     return words
 
