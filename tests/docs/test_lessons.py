@@ -61,7 +61,8 @@ def test_an_excerpt_that_is_out_of_date_is_noticed():
     with pytest.raises(ValueError, match="marks of excerpts"):
         pages.excerpts(
             text.replace(
-                "```python\n@Algorithm\ndef reduce_scatter", "\n```python\n@Algorithm\ndef reduce_scatter"
+                "```python\n@Algorithm\ndef coded_reduce_scatter",
+                "\n```python\n@Algorithm\ndef coded_reduce_scatter",
             )
         )
 
