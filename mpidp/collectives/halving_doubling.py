@@ -25,7 +25,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from mpidp.collectives.wire import Bytes, Wire, chunk, plain
+from mpidp.collectives.wire import Bytes, Wire, chunk, of_halves, plain
 from mpidp.comm import Algorithm, Communicator, Steps
 
 
@@ -129,15 +129,6 @@ def landing(n: int, size: int) -> tuple[int, int]:
 allreduce, reduce_scatter, all_gather = plain(coded_reduce_scatter, coded_all_gather, landing)
 
 
-def cost(n: int, size: int, rank: int, nbytes: Bytes) -> tuple[int, int]:
-    """(messages, bytes) that `rank` sends in one all-reduce of n elements: exact, also where P does not divide n."""
-    (messages, partial), (more, whole) = (
-        scatter_cost(n, size, rank, nbytes),
-        gather_cost(n, size, rank, nbytes),
-    )
-    return messages + more, partial + whole
-
-
 def scatter_cost(n: int, size: int, rank: int, nbytes: Bytes) -> tuple[int, int]:
     """The same for the reduce-scatter."""
     return cost_of([run for now in rounds(size, rank) for run in now.sent], n, size, nbytes)
@@ -151,3 +142,6 @@ def gather_cost(n: int, size: int, rank: int, nbytes: Bytes) -> tuple[int, int]:
 def cost_of(messages: list[range], n: int, size: int, nbytes: Bytes) -> tuple[int, int]:
     cells = [chunk(n, size, i) for run in messages for i in run]
     return len(messages), sum(nbytes(cell.stop - cell.start) for cell in cells)
+
+
+cost = of_halves(scatter_cost, gather_cost)

@@ -13,7 +13,7 @@ Source: Thakur, Rabenseifner & Gropp 2005, Int. J. High Perform. Comput. Appl. 1
 
 from itertools import pairwise
 
-from mpidp.collectives.wire import Bytes, Wire, chunk, chunk_bounds, plain
+from mpidp.collectives.wire import Bytes, Wire, chunk, chunk_bounds, of_halves, plain
 from mpidp.comm import Algorithm, Communicator, Steps
 
 
@@ -53,15 +53,6 @@ def coded_all_gather(comm: Communicator, wire: Wire, tag: int = 0) -> Steps:
 allreduce, reduce_scatter, all_gather = plain(coded_reduce_scatter, coded_all_gather)
 
 
-def cost(n: int, size: int, rank: int, nbytes: Bytes) -> tuple[int, int]:
-    """(messages, bytes) that `rank` sends in one all-reduce of n elements: exact, also where P does not divide n."""
-    (messages, partial), (more, whole) = (
-        scatter_cost(n, size, rank, nbytes),
-        gather_cost(n, size, rank, nbytes),
-    )
-    return messages + more, partial + whole
-
-
 def scatter_cost(n: int, size: int, rank: int, nbytes: Bytes) -> tuple[int, int]:
     """Of the reduce-scatter: the chunks of all others."""
     sizes = [nbytes(hi - lo) for lo, hi in pairwise(chunk_bounds(n, size))]
@@ -72,3 +63,6 @@ def gather_cost(n: int, size: int, rank: int, nbytes: Bytes) -> tuple[int, int]:
     """Of the all-gather: our own chunk to all others."""
     mine = chunk(n, size, rank)
     return size - 1, (size - 1) * nbytes(mine.stop - mine.start)
+
+
+cost = of_halves(scatter_cost, gather_cost)

@@ -13,7 +13,7 @@ The sum of a chunk is made in one place and then copied, so all ranks hold the s
 
 from itertools import pairwise
 
-from mpidp.collectives.wire import Bytes, Wire, chunk, chunk_bounds, plain
+from mpidp.collectives.wire import Bytes, Wire, chunk, chunk_bounds, of_halves, plain
 from mpidp.comm import Algorithm, Communicator, Steps
 
 
@@ -51,15 +51,6 @@ def coded_all_gather(comm: Communicator, wire: Wire, tag: int = 0) -> Steps:
 allreduce, reduce_scatter, all_gather = plain(coded_reduce_scatter, coded_all_gather)
 
 
-def cost(n: int, size: int, rank: int, nbytes: Bytes) -> tuple[int, int]:
-    """(messages, bytes) that `rank` sends in one all-reduce of n elements: exact, also where P does not divide n."""
-    (messages, partial), (more, whole) = (
-        scatter_cost(n, size, rank, nbytes),
-        gather_cost(n, size, rank, nbytes),
-    )
-    return messages + more, partial + whole
-
-
 def scatter_cost(n: int, size: int, rank: int, nbytes: Bytes) -> tuple[int, int]:
     """Of the reduce-scatter: every chunk but our own, whose sum stays here."""
     return all_but(n, size, rank, nbytes)
@@ -73,3 +64,6 @@ def gather_cost(n: int, size: int, rank: int, nbytes: Bytes) -> tuple[int, int]:
 def all_but(n: int, size: int, one: int, nbytes: Bytes) -> tuple[int, int]:
     sizes = [nbytes(hi - lo) for lo, hi in pairwise(chunk_bounds(n, size))]
     return size - 1, sum(sizes) - sizes[one]
+
+
+cost = of_halves(scatter_cost, gather_cost)

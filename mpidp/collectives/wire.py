@@ -25,6 +25,9 @@ from mpidp.comm import Algorithm, Communicator, Steps
 Bytes = Callable[[int], int]
 """nbytes(elements): bytes on the wire of one grid cell of that many elements; none for an empty one."""
 
+RankCost = Callable[[int, int, int, Bytes], tuple[int, int]]
+"""cost(n, P, rank, nbytes): (messages, bytes) that a rank sends."""
+
 Landing = Callable[[int, int], tuple[int, int]]
 """landing(n, P): (slots that a route uses, elements of the longest part that lands)."""
 
@@ -109,6 +112,18 @@ def plain_bytes(dtype: Any) -> Bytes:
     """Bytes of elements that travel as they are."""
     itemsize = np.dtype(dtype).itemsize
     return lambda elements: elements * itemsize
+
+
+def of_halves(scatter_cost: RankCost, gather_cost: RankCost) -> RankCost:
+    """The cost of an all-reduce from those of its reduce-scatter and its all-gather."""
+
+    def cost(n: int, size: int, rank: int, nbytes: Bytes) -> tuple[int, int]:
+        """(messages, bytes) that `rank` sends in one all-reduce of n elements, exact for every n and P."""
+        halves = scatter_cost(n, size, rank, nbytes), gather_cost(n, size, rank, nbytes)
+        messages, sent = map(sum, zip(*halves, strict=True))
+        return messages, sent
+
+    return cost
 
 
 def plain(
