@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from mpidp import arithmetic
 from mpidp.collectives import AUTO, COLLECTIVES
 from mpidp.compression import COMPRESSORS, PLAIN
 from mpidp.errors import UserError
@@ -9,7 +10,10 @@ from mpidp.strategies import STRATEGIES
 
 
 def check_reproducible(run: Any) -> None:
-    """Raise UserError where an option would have bits depend on the number of ranks; choose the route."""
+    """Raise UserError where an option would have bits depend on the number of ranks; choose route and BLAS.
+
+    Where `--blas auto` measured, two runs of a pair that is to have the same bits could come to two answers.
+    """
     shards, route = run.reproducible, "halving-doubling"
     what = f"--reproducible {shards}"
     if shards & (shards - 1):
@@ -43,6 +47,7 @@ def check_reproducible(run: Any) -> None:
             "already: leave it out, or choose more micro-shards"
         )
     run.collective = route
+    run.blas = arithmetic.NUMPY if run.blas == arithmetic.AUTO else run.blas
 
 
 def check_encoding(run: Any, optimizer: Any, given: dict[str, Any]) -> None:

@@ -100,4 +100,7 @@ def test_what_would_have_bits_depend_on_ranks_is_refused():
         assert f"goes with --sync allreduce alone: --sync {sync}" in refused(
             "--reproducible", 8, "--sync", sync
         )
-    assert config("--reproducible", 8).run.collective == "halving-doubling"
+    assert "--compress fp16" in refused("--reproducible", 8, "--compress", "fp16")
+    chosen = config("--reproducible", 8).run
+    assert (chosen.collective, chosen.blas) == ("halving-doubling", "numpy")  # nothing that is measured
+    assert config("--reproducible", 8, "--blas", "mkl").run.blas == "mkl"

@@ -167,6 +167,7 @@ def refused(**given) -> str:
 def test_what_does_not_go_together_is_refused():
     assert "--micro-batch 2 adds up whole gradients" in refused(stage=2, micro_batch=2)
     assert "--collective ring: --stage 2 sends" in refused(stage=2, collective="ring")
+    assert "--compress int8: --stage 2" in refused(stage=2, compress="int8")
     assert "--bucket-mib 3 is used by --stage 2" in refused(bucket_mib=3)
     assert "must be at most 2" in refused(stage=3)
     assert resolve({"sync": "sharded", "stage": 2, "bucket-mib": 3}, {}).run.collective is None
