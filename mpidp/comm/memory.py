@@ -80,7 +80,7 @@ class Window:
     Each element is read and added to as a whole, a vector is not: who reads while others add may find some of their
     elements and not others. What one rank does to one vector is done in the order in which it started it: when it has
     read a vector, all that it added there before is in it.
-    A transport supplies `_accumulate`, `_put`, `_get` and `Free`.
+    A transport supplies `_accumulate`, `_put`, `_get`, and `Progress` and `Free` where there is something to do.
     """
 
     def __init__(self, comm: "Communicator"):
@@ -104,6 +104,9 @@ class Window:
         """Start buffer ← target's vector, of its length and type."""
         self._count(buffer, target)
         return Pending([self._get(buffer, target)], "{} bytes of rank {}'s window", buffer.nbytes, target)
+
+    def Progress(self) -> None:
+        """Let the library do what others want of our vector: for ranks that compute, to be called now and then."""
 
     def _count(self, buffer: Array, target: int) -> None:
         """An operation on another rank's vector counts as a message."""

@@ -138,8 +138,8 @@ class MPIWindow(Window):
     """A window over an MPI one, with operations that can be tested for.
 
     By Win.Allocate and in one epoch for good: with memory of Win.Create, or a lock taken for each operation, one rank
-    waits until the other calls MPI (measured with MPICH and Open MPI). Accumulating operations, of which reading has to
-    be one, are done element by element and in order.
+    waits until the other calls MPI (measured with MPICH and Open MPI, inside a host). Between hosts it does so anyway
+    (MPICH over TCP). Accumulating operations, of which reading has to be one, are done element by element and in order.
     """
 
     def __init__(self, comm: MPICommunicator, n: int, dtype: np.dtype):
@@ -160,6 +160,9 @@ class MPIWindow(Window):
     def _get(self, buffer: np.ndarray, target: int) -> Callable[[], bool]:
         nothing, whole = (None, 0, self.type), (0, buffer.size, self.type)
         return self.window.Rget_accumulate(nothing, buffer, target, whole, MPI.NO_OP).Test
+
+    def Progress(self) -> None:
+        self.comm.comm.Iprobe()  # any call does
 
     def Free(self) -> None:
         atexit.unregister(self.Free)

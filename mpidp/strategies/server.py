@@ -122,6 +122,11 @@ class Server(Strategy):
             )
         return workers
 
+    @classmethod
+    def extra_vectors(cls, options: ServerOptions) -> int:
+        """Of all ranks' vectors the mean: what servers keep are W pushes or answers, each server its part of them."""
+        return 0 if rule(options) is None else 1
+
     def start(self) -> None:
         super().start()
         if self.rule is not None:
@@ -134,32 +139,36 @@ class Server(Strategy):
         return t < self.next_step
 
     def step(self, step: Step) -> None:
-        if self.worker is not None:
-            self.push_and_pull(step)
-        elif self.rule is not None:
+        if self.rule is not None:
             self.rule.serve(step)
-        else:
+        elif self.worker is None:
             self.serve(step)
+        elif not self.behind(step.t):
+            self.work()
 
-    def push_and_pull(self, step: Step) -> None:
-        if self.behind(step.t):
-            return
+    def work(self) -> None:
+        """A worker's step."""
+        if (
+            self.ruled
+            and self.ruled.clips_pushes
+            and (factor := self.clip_factor(self.squared_norm(self.grads))) != 1
+        ):
+            self.grads *= factor
+        self.push_and_pull()
+        self.pushes += 1
+        if self.ruled and self.ruled.tells_version:
+            version = np.empty(1, np.int64)
+            with self.communicating():
+                self.comm.Recv(version, self.server_ranks[0], VERSION)
+            self.next_step = int(version[0]) + 1
+
+    def push_and_pull(self) -> None:
         comm, parts = self.comm, list(zip(self.server_ranks, self.parts, strict=True))
-        if self.ruled and self.ruled.clips_pushes:
-            factor = self.clip_factor(self.squared_norm(self.grads))
-            if factor != 1:
-                self.grads *= factor
         with self.communicating():
             pulls = [comm.Irecv(self.params[part], rank, PULL) for rank, part in parts]
-            if self.ruled and self.ruled.tells_version:
-                version = np.empty(1, np.int64)
-                pulls.append(comm.Irecv(version, self.server_ranks[0], VERSION))
             wire = self.summing.outgoing(self.grads, [0, *(part.stop for part in self.parts)])
             pushes = [comm.Isend(wire.partial(part), rank, PUSH) for rank, part in parts]
             comm.Wait(*pulls, *pushes)
-        self.pushes += 1
-        if self.ruled and self.ruled.tells_version:
-            self.next_step = int(version[0]) + 1
 
     def serve(self, step: Step) -> None:
         comm, mine, total = self.comm, self.params[self.part], self.grads[self.part]
