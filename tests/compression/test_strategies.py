@@ -30,10 +30,9 @@ GRID = [
     (name, case, encoding)
     for name, case in CASES
     for encoding, kind in COMPRESSORS.items()
-    if case < 2
-    and STRATEGIES[name].encodes
+    if case < 3 - STRATEGIES[name].uses_collective
     and encoding != PLAIN
-    and STRATEGIES[name].encodes not in kind.unfit
+    and takes(STRATEGIES[name], case, kind)
 ]
 
 
