@@ -16,7 +16,7 @@ OPTIONS = {
 }
 OPTIMIZER = {"dgc": ("sgd", {}), "sign": ("sgd", {})}
 LR = {"dgc": 0.2, "sign": 0.003}
-RANKS = {"allreduce": 4, "sharded": 2}
+RANKS = {"allreduce": 4, "sharded": 2, "server": 4}
 
 
 def takes(strategy: type[Strategy], case: int, kind: type[Encoding]) -> bool:
