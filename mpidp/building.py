@@ -235,7 +235,8 @@ def require_memory(model: Model, strategy: type[Strategy], config: Config, comm:
     """Raise UserError where the flat vectors of the ranks on this host alone exceed its free memory."""
     states = OPTIMIZERS[config.run.optimizer].state_vectors(config.optimizer)
     vectors = 1 + strategy.gradient_share(comm.size, config.sync) + strategy.extra_vectors(config.sync)
-    vectors += COMPRESSORS[config.run.compress].extra_vectors() + states * strategy.optimizer_share(comm.size)
+    vectors += states * strategy.optimizer_share(comm.size)
+    vectors += COMPRESSORS[config.run.compress].extra_vectors(config.compress)
     if config.run.reproducible:  # of the tree over a rank's micro-shards
         vectors += (config.run.reproducible // comm.size).bit_length() - 1
     require_free(

@@ -19,6 +19,7 @@ FORBIDDEN = {
     "data": (*RANKS, *PROGRAMS, "mpidp.models", "mpidp.optim", "mpidp.nn"),
     "comm": (*RANKS[1:], *PROGRAMS, "mpidp.nn", "mpidp.models", "mpidp.optim", "mpidp.data"),
     "collectives": (*RANKS[2:], *PROGRAMS, "mpidp.nn", "mpidp.models", "mpidp.optim", "mpidp.data"),
+    "compression": ("mpidp.strategies", *PROGRAMS, "mpidp.models", "mpidp.data"),
     "strategies": (*PROGRAMS, "mpidp.models", "mpidp.data"),
 }
 """What the modules of a folder may not import, anywhere in them."""

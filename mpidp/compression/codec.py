@@ -14,9 +14,8 @@ from mpidp.options import option
 CHUNK = 1 << 16
 """Elements that are worked on at a time: what they need of temporary memory stays in a core's second-level cache."""
 
-WORD = (
-    4  # bytes: payloads are multiples of it, so that the numbers in the next one are aligned for every device
-)
+WORD = 4
+"""Bytes: payloads are multiples of it, so that the numbers in the next one are aligned for every device."""
 
 
 @dataclass
@@ -57,6 +56,10 @@ class Codec(Encoding):
     @classmethod
     def make(cls, place, options):
         return Coded(place, cls(options, place.xp), options.error_feedback)
+
+    @classmethod
+    def extra_vectors(cls, options):
+        return int(options.error_feedback)
 
     def nbytes(self, n: int) -> int:
         """Bytes of the payload of n elements: those of `size`, rounded up to whole words."""

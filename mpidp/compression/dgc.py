@@ -46,8 +46,8 @@ class DGC(LocalMomentum):
 
     v is the residual of error feedback, so all else is as with `topk`: where a route passes partial sums on, a rank
     chooses among what came and its own v together. Since the momentum is here, the optimizer has none: it is plain SGD
-    (weight decay is the optimizer's). The density may begin at 0.25 and fall by the same factor every step (the paper:
-    every epoch, in four). Wire: 8 ⌈density n⌉ bytes.
+    (weight decay is the optimizer's). The density may begin at 0.25 and fall by the same factor every step (in the
+    paper to a quarter every epoch, four times). Wire: 8 ⌈density n⌉ bytes.
     Source: Lin et al. 2018, arXiv 1712.01887.
     """
 
@@ -62,6 +62,10 @@ class DGC(LocalMomentum):
     def __init__(self, place, options):
         super().__init__(place, Masking(options, place.xp), feedback=True)
         self.codec.momentum = self.momentum
+
+    @classmethod
+    def extra_vectors(cls, options):
+        return 2  # u and v
 
     @classmethod
     def misfit(cls, optimizer, options):

@@ -44,6 +44,6 @@ class Encoding:
         return None
 
     @classmethod
-    def extra_vectors(cls) -> int:
-        """How many vectors of n elements it keeps on every rank."""
+    def extra_vectors(cls, options: Any) -> int:
+        """How many vectors of n elements it keeps on every rank, under these options."""
         return 0

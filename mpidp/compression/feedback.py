@@ -24,8 +24,8 @@ class FeedbackSum(Sum):
         self.turns: dict[int, int] = {}  # how often the part that begins here has been summed
 
     @classmethod
-    def extra_vectors(cls):
-        return 1
+    def extra_vectors(cls, options):
+        return int(options.error_feedback)
 
     def next_turn(self, start: int) -> Turn:
         """That of the part that begins here: to be asked for once a sum."""

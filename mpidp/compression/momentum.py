@@ -4,11 +4,7 @@ from typing import Any
 
 from mpidp.arrays import Array, zeros
 from mpidp.compression.coded import Coded
-
-TINY, TINY_EVERY = (
-    1e-30,
-    128,
-)  # as in `optim.optimizer`: what gets no gradient does not shrink into denormal numbers
+from mpidp.optim.optimizer import TINY, TINY_EVERY
 
 
 class LocalMomentum(Coded):
@@ -19,8 +15,8 @@ class LocalMomentum(Coded):
         self.momentum: Array = zeros(place.xp, place.n, place.dtype)
 
     @classmethod
-    def extra_vectors(cls):
-        return super().extra_vectors() + 1
+    def extra_vectors(cls, options):
+        return 1
 
     def begin(self, buffer, bounds, start=0, lane=0):
         self.gather(buffer, self.momentum[start : start + buffer.size], self.turns.get(start, 0) + 1)
@@ -30,7 +26,7 @@ class LocalMomentum(Coded):
         """gradient ← momentum ← μ momentum + gradient, for the t-th time."""
         momentum *= self.options.local_momentum
         momentum += gradient
-        if t % TINY_EVERY == 0:
+        if t % TINY_EVERY == 0:  # what gets no gradient does not shrink on into denormal numbers
             momentum *= self.xp.abs(momentum) > TINY
         gradient[...] = momentum
 

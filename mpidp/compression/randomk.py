@@ -22,7 +22,8 @@ class RandomK(FeedbackSum):
     vector, and no places travel. What was not drawn is kept by error feedback; without it (`--no-error-feedback`) what
     was drawn is multiplied by the length of its stretch instead, n / k or next to it, which makes it unbiased.
     Wire: k values of the vector's type.
-    Source: Stich et al. 2018, "Sparsified SGD with Memory", arXiv 1809.07599; alike on all ranks: Wangni et al. 2018.
+    Source: Stich et al. 2018, "Sparsified SGD with Memory", arXiv 1809.07599; alike on all ranks as in Vogels et al.
+    2019, 1905.13727.
     """
 
     Options = RandomKOptions

@@ -16,7 +16,7 @@ OPTIONS = {
 }
 OPTIMIZER = {"dgc": ("sgd", {}), "sign": ("sgd", {})}
 LR = {"dgc": 0.2, "sign": 0.003}
-RANKS = {"allreduce": 4, "sharded": 2}
+RANKS = {"allreduce": 4, "sharded": 2, "server": 4}
 
 
 def takes(strategy: type[Strategy], case: int, kind: type[Encoding]) -> bool:
@@ -30,10 +30,9 @@ GRID = [
     (name, case, encoding)
     for name, case in CASES
     for encoding, kind in COMPRESSORS.items()
-    if case < 2
-    and STRATEGIES[name].encodes
+    if case < 3 - STRATEGIES[name].uses_collective
     and encoding != PLAIN
-    and STRATEGIES[name].encodes not in kind.unfit
+    and takes(STRATEGIES[name], case, kind)
 ]
 
 

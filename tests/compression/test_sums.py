@@ -85,6 +85,33 @@ def test_what_is_not_delivered_is_kept(name, ranks):
     run_ranks(ranks, loses_nothing, name, able(name)[0], np.float32, 1e-6)
 
 
+def scatters_all(comm: Communicator, name: str, route: str) -> None:
+    """The parts that ranks get are together what was to be delivered, with the residuals."""
+    summing = make(comm, name, route)
+    vector = summing.route.allocate(comm, N, np.dtype(np.float64))
+    mine = summing.route.part(N, comm.size, comm.rank)
+    missing = np.zeros(N)
+    for t in (1, 2, 3):
+        vector[...] = gradient(comm.rank, t)
+        missing += sum(gradient(rank, t) for rank in range(comm.size))
+        before = comm.traffic.copy()
+        summing.reduce_scatter(vector)
+        sent = comm.traffic - before
+        assert (sent.messages, sent.bytes) == summing.scatter_cost(t)
+        missing[mine] -= vector[mine]
+        comm.Barrier()
+    kept = np.sum(comm.allgather(summing.residual.tolist()), 0)
+    assert np.abs(missing - kept)[mine].max() <= 1e-13
+
+
+@pytest.mark.parametrize("name", KEEPING)
+def test_owners_of_parts_get_their_sums(name):
+    for route in able(name):
+        if COLLECTIVES[route].reduce_scatter is not None:
+            hosts = [0, 1, 0] if route == "hierarchical" else None
+            run_ranks(3, scatters_all, name, route, hosts=hosts)
+
+
 @pytest.mark.parametrize("name", [name for name in KEEPING if name != "dgc"])
 def test_without_error_feedback_nothing_is_kept(name):
     def body(comm):

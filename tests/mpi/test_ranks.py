@@ -14,6 +14,8 @@ from mpidp.collectives import COLLECTIVES
 from mpidp.comm.world import start
 from mpidp.strategies import STRATEGIES
 from tests import conformance
+from tests.compression import test_strategies as encoded
+from tests.compression.test_sums import KEEPING, able, loses_nothing
 from tests.conformance import CASES, CONTRACTS, rank_counts
 from tests.routes import (
     check_broadcast,
@@ -108,6 +110,17 @@ def test_routes(on_each, route):
 
 def test_broadcast(on_each):
     on_each(lambda comm: [check_broadcast(comm, root) for root in range(comm.size)])
+
+
+@pytest.mark.parametrize("name", KEEPING)
+def test_encodings(on_each, name):
+    route = "mpi" if "mpi" in able(name) else able(name)[0]
+    on_each(loses_nothing, name, route, np.float32, 1e-6, sizes=(2, 3, 4))
+
+
+@pytest.mark.parametrize("encoding", ["int8", "powersgd", "onebit-adam"])
+def test_encodings_in_buckets_and_after_backward(on_each, encoding):
+    on_each(encoded.keeps_its_contracts, "allreduce", 1, encoding, sizes=(4,))
 
 
 @pytest.mark.parametrize(("name", "case"), CASES)
