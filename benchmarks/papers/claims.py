@@ -1,6 +1,7 @@
 """The papers' claims, each with the runs that test it at a scale of minutes on two cores."""
 
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 
@@ -23,6 +24,7 @@ TRAIN = ("train loss", "", 4)
 CORRECT = ("correct", "%", 1)
 SENT = ("MB sent", "", 2)
 MESSAGES = ("messages", "", 0)
+SGD = "--optimizer sgd --momentum 0.9 --lr 0.3"
 RATE = ("samples a second", "", 0)
 
 
@@ -49,11 +51,21 @@ def post_local(results: Results) -> Verdict:
 
 
 def powersgd(results: Results) -> Verdict:
-    loss, error = gap(results, "PowerSGD, rank 2", "plain", "validation loss")
-    fewer = times_fewer(results, "PowerSGD, rank 2", "plain")
-    near = loss <= max(error, 0.01 * mean(results["plain"]["validation loss"]))
-    text = f"{fewer:.1f} times fewer bytes, a loss of {signed(loss, error, 4)} against it"
-    return Verdict(AGREES if near and fewer > 2 else DISAGREES, text)
+    loss, error = gap(results, "rank 2", "plain", "correct")
+    fewer = times_fewer(results, "rank 2", "plain")
+    text = f"{fewer:.0f} times fewer bytes, {signed(loss, error, 1)} points against plain SGD"
+    return Verdict(AGREES if loss >= -max(error, 0.3) and fewer > 2 else DISAGREES, text)
+
+
+def powersgd_gpt(results: Results) -> Verdict:
+    texts, near = [], []
+    for side, plain in (("SGD, rank 2", "SGD"), ("AdamW, rank 2", "AdamW"), ("AdamW, rank 8", "AdamW")):
+        loss, error = gap(results, side, plain, "validation loss")
+        near.append(loss <= max(error, 0.01 * mean(results[plain]["validation loss"])))
+        texts.append(
+            f"{side}: {times_fewer(results, side, plain):.1f} times fewer bytes, loss {signed(loss, error, 4)}"
+        )
+    return Verdict(AGREES if near[0] else PARTLY if any(near) else DISAGREES, "; ".join(texts))
 
 
 def gossip(results: Results) -> Verdict:
@@ -64,7 +76,7 @@ def gossip(results: Results) -> Verdict:
 
 
 def asynchronous(results: Results) -> Verdict:
-    rate = {side: mean(results[side]["samples a second"]) for side in results}
+    rate = {side: median(results[side]["samples a second"]) for side in results}
     kept = {way: rate[f"{way}, one slowed"] / rate[way] for way in ("synchronous", "asynchronous")}
     loss, error = gap(results, "asynchronous, one slowed", "synchronous, one slowed", "validation loss")
     text = (
@@ -147,19 +159,42 @@ EXPERIMENTS = {
         ),
         Experiment(
             name="powersgd",
-            claim="rank 2 reaches what plain SGD reaches, and sends a small part of it",
+            claim="low-rank gradients reach what plain SGD with momentum reaches (rank 2, images)",
+            source="Vogels et al. 2019, 1905.13727",
+            ranks=4,
+            common="--model mlp --data digits --validation-fraction 0.3 --collective ring --optimizer sgd "
+            "--momentum 0.9 --schedule cosine --lr 0.05 --batch-size 64 --epochs 20 --log-every 1000 --sync allreduce",
+            sides={
+                "plain": "",
+                "rank 2": "--compress powersgd --rank 2",
+                "rank 1": "--compress powersgd --rank 1",
+            },
+            seeds=5,
+            shown=(CORRECT, LOSS, TRAIN, SENT),
+            judge=powersgd,
+            quick="--epochs 1",
+        ),
+        Experiment(
+            name="powersgd-gpt",
+            claim="and so they do on a language model",
             source="Vogels et al. 2019, 1905.13727",
             ranks=4,
             common="--model gpt --layers 2 --heads 2 --width 48 --context 48 --collective ring --batch-size 16 "
-            "--steps 600 --lr 3e-3 --log-every 600",
+            "--steps 600 --log-every 600 --sync allreduce",
             sides={
-                "plain": "--sync allreduce",
-                "PowerSGD, rank 2": "--sync allreduce --compress powersgd --rank 2",
+                "SGD": SGD,
+                "SGD, rank 2": f"{SGD} --compress powersgd --rank 2",
+                "AdamW": "--lr 3e-3",
+                "AdamW, rank 2": "--lr 3e-3 --compress powersgd --rank 2",
+                "AdamW, rank 8": "--lr 3e-3 --compress powersgd --rank 8",
             },
             seeds=2,
             shown=(LOSS, SENT),
-            judge=powersgd,
+            judge=powersgd_gpt,
             quick="--steps 20",
+            why="600 steps are few for what error feedback brings late, most of all with AdamW, which the paper does not "
+            "use; and rank 2 is little for tensors as small as these: rank 8, which sends 4 times less, is nearly as "
+            "good as plain AdamW. The paper trains by SGD, far longer, and wider matrices",
         ),
         Experiment(
             name="gossip",
@@ -184,20 +219,21 @@ EXPERIMENTS = {
             claim="one slow machine holds up the others of a synchronous server, and not those of an asynchronous one",
             source="Dean et al. 2012, NIPS 25",
             ranks=3,
-            common="--model gpt --layers 2 --heads 2 --width 48 --context 48 --batch-size 16 --steps 150 --lr 1e-3 "
-            "--log-every 150 --sync server",
+            common="--model gpt --layers 2 --heads 2 --width 48 --context 48 --batch-size 16 --steps 250 --lr 1e-3 "
+            "--log-every 250 --sync server",
             sides={
                 "synchronous": "--consistency synchronous",
                 "synchronous, one slowed": "--consistency synchronous --slow 1:3",
                 "asynchronous": "--consistency asynchronous",
                 "asynchronous, one slowed": "--consistency asynchronous --slow 1:3",
             },
-            seeds=2,
+            seeds=3,
             shown=(RATE, LOSS),
             judge=asynchronous,
             quick="--steps 10",
             why="2 workers and a server, which mostly sleeps, on 2 cores; a slowed worker sleeps as much longer. "
-            "The rate is the sum of the workers', while both are at work",
+            "The rate is the sum of the workers', while both are at work. An asynchronous server makes an update of each "
+            "push, so that its loss is lower here after as many samples",
         ),
         Experiment(
             name="splits",

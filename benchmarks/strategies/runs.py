@@ -18,7 +18,7 @@ PRESETS = {
         "allreduce",
         "allreduce --compress fp16",
         "allreduce --compress int8",
-        "allreduce --compress topk",
+        "allreduce --compress topk --density 0.05",
         "allreduce --compress powersgd --rank 2",
         "sharded",
         "server",
