@@ -192,9 +192,9 @@ EXPERIMENTS = {
             shown=(LOSS, SENT),
             judge=powersgd_gpt,
             quick="--steps 20",
-            why="600 steps are few for what error feedback brings late, most of all with AdamW, which the paper does not "
-            "use; and rank 2 is little for tensors as small as these: rank 8, which sends 4 times less, is nearly as "
-            "good as plain AdamW. The paper trains by SGD, far longer, and wider matrices",
+            why="600 steps are few for what error feedback brings late, most of all with AdamW, which the paper does "
+            "not use; and rank 2 is little for tensors as small as these: rank 8, which sends 4 times less, is nearly "
+            "as good as plain AdamW. The paper trains by SGD, far longer, and wider matrices",
         ),
         Experiment(
             name="gossip",
@@ -232,8 +232,8 @@ EXPERIMENTS = {
             judge=asynchronous,
             quick="--steps 10",
             why="2 workers and a server, which mostly sleeps, on 2 cores; a slowed worker sleeps as much longer. "
-            "The rate is the sum of the workers', while both are at work. An asynchronous server makes an update of each "
-            "push, so that its loss is lower here after as many samples",
+            "The rate is the sum of the workers', while both are at work. An asynchronous server makes an update of "
+            "each push, so that its loss is lower here after as many samples",
         ),
         Experiment(
             name="splits",
