@@ -55,7 +55,8 @@ def test_blas_threads_follow_the_environment():
 def test_no_terminal():
     assert run_alone(["-c", COLUMNS]).check().stderr == "None\n"
     both = run_ranks(2, ["-c", COLUMNS]).check().stderr
-    assert "".join(both.split()) == "NoneNone"  # one rank's words may come between the other's and its end of line
+    # One rank's words may come between the other's and its end of line.
+    assert "".join(both.split()) == "NoneNone"
 
 
 def test_width_of_the_terminal():
