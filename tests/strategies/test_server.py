@@ -98,18 +98,19 @@ def test_a_worker_runs_ahead_as_far_as_the_bound_and_no_farther():
     assert steps == ["slow", "beyond"] and summary["staleness"][str(bound)] >= 1
 
 
-@pytest.mark.parametrize("servers", [1, 2])
-def test_a_late_gradient_is_dropped_and_its_worker_goes_on_with_the_others(servers):
-    """Worker 2 makes its first step when the others have made their last: what counts is the mean of the others'."""
-    others_are_done = threading.Barrier(3)
+@pytest.mark.parametrize(("servers", "late", "dropped"), [(1, 1, 2), (1, 10, 1), (2, 1, 2), (2, 10, 1)])
+def test_a_late_gradient_is_dropped_and_its_worker_goes_on_with_the_others(servers, late, dropped):
+    """Worker 2 makes its first step when the others have made `late`, the next when they are done: theirs count."""
+    turn = threading.Barrier(3)
 
     def body(worker, run):
-        if worker < 2:
-            run.steps(10)
-        others_are_done.wait(5)
+        for mine in (worker < 2, worker == 2, worker < 2):
+            if mine:
+                run.steps(1 if worker == 2 else late if run.t == 0 else 10 - late)
+            turn.wait(5)
 
     merged, summary, pushes = paced(3 + servers, {"backup_workers": 1, "servers": servers}, body)
-    assert summary == {"dropped_gradients": [0, 0, 1]} and pushes == [10, 10, 1]
+    assert summary == {"dropped_gradients": [0, 0, dropped]} and pushes == [10, 10, dropped]
     run = WrittenOut(3)
     for t in range(1, 11):
         run.x = run.x - 0.2 * (run.gradient(0, t, run.x) + run.gradient(1, t, run.x)) / 2
