@@ -64,7 +64,11 @@ def check_encoding(run: Any, optimizer: Any, given: dict[str, Any]) -> None:
         raise UserError(f"{what}: {reason}")
     route = COLLECTIVES.get(run.collective)
     if route is not None and (reason := encoding.unable(route)):
-        able = [name for name, other in COLLECTIVES.items() if encoding.unable(other) is None]
+        able = [
+            name
+            for name, other in COLLECTIVES.items()
+            if encoding.unable(other) is None and (other.reduce_scatter is not None or not strategy.scatters)
+        ]
         raise UserError(f"{what}: --collective {reason}; choose {', '.join(able)} or {AUTO}")
     if encoding.at_once and "bucket-mib" in given:
         raise UserError(f"--bucket-mib: {what} looks at the whole gradient, after backward: leave it out")
