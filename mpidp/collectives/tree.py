@@ -127,8 +127,9 @@ def coded_all_gather(comm: Communicator, wire: Wire, tag: int = 0) -> Steps:
 
 
 def landing(n: int, size: int) -> tuple[int, int]:
-    """Two segments from each of two children."""
-    return 4, max(hi - lo for lo, hi in pairwise(bounds(n, size)))
+    """Two segments from each of two children, where a tree has so many."""
+    lengths = [hi - lo for lo, hi in pairwise(bounds(n, size))]
+    return 2 * min(2, len(lengths) // 2), max(lengths)
 
 
 allreduce, _, _ = plain(coded_reduce_scatter, coded_all_gather, landing)
