@@ -32,7 +32,6 @@ from mpidp.optim import OPTIMIZERS, SCHEDULES
 from mpidp.routing import Choice
 from mpidp.stragglers import Lag, lag
 from mpidp.strategies import STRATEGIES, Setup, Step, Strategy
-from mpidp.strategies.base import unprefixed
 from mpidp.workspace import Resumed, from_rank_0
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
@@ -103,9 +102,7 @@ class Job:
 
     def load(self, resumed: Resumed) -> int:
         """Take up the state of a checkpoint; its step."""
-        arrays = checkpoint.load(self.comm, resumed.path, resumed.manifest)
-        self.strategy.params[...] = self.model.xp.asarray(arrays["params"])
-        self.strategy.load_state(unprefixed("state", arrays))
+        self.strategy.resume(checkpoint.Files(self.comm, resumed.path, resumed.manifest))
         return resumed.manifest["step"]
 
 

@@ -144,33 +144,32 @@ def latest(folder: Path) -> tuple[Path, dict]:
     return path, manifest
 
 
-def load(comm: Communicator, path: Path, manifest: dict) -> dict[str, np.ndarray]:
-    """This rank's arrays: rank 0's, replaced by its own where it wrote any.
+class Files:
+    """What the ranks of a run saved (`strategies.state.Saved`), in the files of a checkpoint."""
 
-    Raises UserError on every rank where a file is missing or its SHA-256 differs, or where the checkpoint holds
-    ranks' own states and is of another number of ranks.
-    """
-    return together(comm, lambda: read(comm, path, manifest))
+    def __init__(self, comm: Communicator, path: Path, manifest: dict):
+        self.comm, self.path, self.files = comm, path, manifest["files"]
+        self.ranks: int = manifest["ranks"]
 
+    def own(self) -> dict[str, np.ndarray]:
+        """Raises SharedError, as `of` does."""
+        return together(self.comm, lambda: self.read(0) | self.read(self.comm.rank))
 
-def read(comm: Communicator, path: Path, manifest: dict) -> dict[str, np.ndarray]:
-    """As `load`, on this rank alone. Raises UserError."""
-    files, ranks, rank = manifest["files"], manifest["ranks"], comm.rank
-    if len(files) > 1 and ranks != comm.size:
-        raise UserError(
-            f"--resume: {path} holds the states of {ranks} ranks, but this run has {comm.size}: start mpirun -n {ranks}"
-        )
-    arrays: dict[str, np.ndarray] = {}
-    for name in dict.fromkeys(("rank-00000.safetensors", f"rank-{rank:05d}.safetensors")):
-        if name not in files:
-            continue
+    def of(self, rank: int) -> dict[str, np.ndarray]:
+        """Raises SharedError on every rank where on some of them the file is missing or its SHA-256 differs."""
+        return together(self.comm, lambda: self.read(rank))
+
+    def read(self, rank: int) -> dict[str, np.ndarray]:
+        """That rank's arrays, none where it wrote no file. Raises UserError."""
+        name = f"rank-{rank:05d}.safetensors"
+        if name not in self.files:
+            return {}
         try:
-            if sha256(path / name) != files[name]:
-                raise damaged(path, f"{name} is not what was written")
-            arrays |= load_file(path / name)
+            if sha256(self.path / name) != self.files[name]:
+                raise damaged(self.path, f"{name} is not what was written")
+            return load_file(self.path / name)
         except (OSError, safetensors.SafetensorError) as error:
-            raise damaged(path, f"{name}: {error}") from None
-    return arrays
+            raise damaged(self.path, f"{name}: {error}") from None
 
 
 def damaged(path: Path, why: str) -> UserError:

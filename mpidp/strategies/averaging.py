@@ -7,9 +7,10 @@ import numpy as np
 from mpidp.comm import Communicator
 from mpidp.errors import UserError
 from mpidp.options import option
-from mpidp.strategies.base import Setup, Step, counter, prefixed, unprefixed
+from mpidp.strategies.base import Setup, Step
 from mpidp.strategies.local import LocalSteps
 from mpidp.strategies.outer import OUTER, fill_in
+from mpidp.strategies.state import counter, prefixed, unprefixed
 
 SAMPLES = 4  # message tag
 

@@ -21,6 +21,7 @@ from mpidp.compression import Place, Sum
 from mpidp.nn.layer import Parameter
 from mpidp.optim import clip_scale, squared_norm
 from mpidp.options import NoOptions
+from mpidp.strategies.state import Stateful
 
 NORM = 3  # message tag
 
@@ -62,7 +63,7 @@ class Step:
     cuts: Sequence[int] = ()
 
 
-class Strategy:
+class Strategy(Stateful):
     """Data parallelism by one rule of synchronisation.
 
     Life: `allocate`, the model binds to the two vectors, on rank 0 it initialises; `start`; then for each step the
@@ -78,9 +79,6 @@ class Strategy:
     """Whether it sums each rank's part at that rank, for which not every route has an algorithm."""
     depends_on_ranks: str | None = "computes what depends on how many ranks there are"
     """Why its bits do (read after its name) even if the route adds gradients in one order for all; else None."""
-    replicated = True
-    """Whether `params` and `state()` are the same on every worker at every step, so that one copy is a checkpoint."""
-
     deterministic = True
     """Whether a run repeated has the same bits, and `cost(t)` is what each step sends, whichever rank is late."""
     leaves_mean_gradient = False
@@ -230,30 +228,6 @@ class Strategy:
         self.summing = setup.compress(place)
         return self.summing
 
-    def state(self) -> dict[str, Array]:
-        """All that a resume needs beside `params`, as flat arrays."""
-        return {}
-
-    def saved(self) -> dict[str, Array]:
-        """What this rank writes into a checkpoint. A rank resumes from rank 0's arrays, replaced by its own."""
-        if self.replicated and self.comm.rank > 0:
-            return prefixed("state", self.sum_state())
-        return {"params": self.params} | prefixed("state", self.state())
-
-    def load_state(self, state: dict[str, Array]) -> None:
-        """Take up what `state()` returned (after `start`)."""
-
-    def sum_state(self) -> dict[str, Array]:
-        """The part of `state()` that is of `summing`: the residuals of an encoding differ between ranks."""
-        return prefixed("sum", self.summing.state()) if self.summing else {}
-
-    def load_sum_state(self, state: dict[str, Array]) -> dict[str, Array]:
-        """Take up what is of `sum_state()`; the rest of the state."""
-        ours = unprefixed("sum", state)
-        if ours:
-            self.summing.load_state(ours)
-        return {name: array for name, array in state.items() if not name.startswith("sum.")}
-
     def report(self) -> dict[str, float]:
         """What this rank has to tell at a logged step, beside the loss: rank 0's figures go into metrics.jsonl.
 
@@ -279,19 +253,3 @@ class Strategy:
         began = time.perf_counter()
         yield
         self.seconds_communication += time.perf_counter() - began
-
-
-def prefixed(prefix: str, state: dict[str, Array]) -> dict[str, Array]:
-    """The same arrays under names that begin with `prefix.`"""
-    return {f"{prefix}.{name}": array for name, array in state.items()}
-
-
-def unprefixed(prefix: str, state: dict[str, Array]) -> dict[str, Array]:
-    """Those of the arrays whose names begin with `prefix.`, without it."""
-    start = prefix + "."
-    return {name[len(start) :]: array for name, array in state.items() if name.startswith(start)}
-
-
-def counter(value: int) -> np.ndarray:
-    """A whole number as `state()` holds it."""
-    return np.array([value], np.int64)

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 from mpidp.errors import UserError
 from mpidp.options import option
-from mpidp.strategies.base import Setup, Step, prefixed, unprefixed
+from mpidp.strategies.base import Setup, Step
 from mpidp.strategies.local import LocalSteps
+from mpidp.strategies.state import prefixed, unprefixed
 
 MOVING_RATE = 0.9  # β of the paper's experiments
 

@@ -10,8 +10,9 @@ from mpidp.arrays import zeros
 from mpidp.comm import Steps, UnderWay
 from mpidp.errors import UserError
 from mpidp.options import option
-from mpidp.strategies.base import Setup, Step, Strategy, counter, prefixed, unprefixed
+from mpidp.strategies.base import Setup, Step, Strategy
 from mpidp.strategies.graphs import GRAPHS, spectral_gap
+from mpidp.strategies.state import counter, prefixed, unprefixed
 
 MIX = 4  # message tag
 

@@ -1,7 +1,8 @@
 """No synchronisation at all: one-shot averaging."""
 
-from mpidp.strategies.base import Setup, Step, counter, prefixed, unprefixed
+from mpidp.strategies.base import Setup, Step
 from mpidp.strategies.local import LocalSteps
+from mpidp.strategies.state import counter, prefixed, unprefixed
 
 
 class Independent(LocalSteps):

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from mpidp.collectives.ring import chunk
-from mpidp.strategies.base import Setup, Step, Strategy, counter, prefixed, unprefixed
+from mpidp.strategies.base import Setup, Step, Strategy
 from mpidp.strategies.staleness import Staleness, added
+from mpidp.strategies.state import counter, prefixed, unprefixed
 
 
 class OneSided(Strategy):

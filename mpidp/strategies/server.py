@@ -8,9 +8,10 @@ from mpidp.collectives import broadcast
 from mpidp.collectives.ring import chunk
 from mpidp.errors import UserError
 from mpidp.options import option
-from mpidp.strategies.base import Setup, Step, Strategy, prefixed, unprefixed
+from mpidp.strategies.base import Setup, Step, Strategy
 from mpidp.strategies.server_rule import PULL, PUSH, VERSION, WORD, Rule
 from mpidp.strategies.server_rules import rule
+from mpidp.strategies.state import prefixed, unprefixed
 
 USED_BY = {
     "staleness": "stale",

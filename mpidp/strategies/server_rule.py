@@ -15,8 +15,9 @@ import numpy as np
 
 from mpidp.arrays import Array
 from mpidp.comm.pending import Pending
-from mpidp.strategies.base import Step, counter
+from mpidp.strategies.base import Step
 from mpidp.strategies.staleness import Staleness
+from mpidp.strategies.state import counter
 
 if TYPE_CHECKING:
     from mpidp.strategies.server import Server, ServerOptions

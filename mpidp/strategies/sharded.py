@@ -10,8 +10,9 @@ from mpidp.collectives import COLLECTIVES
 from mpidp.compression import PLAIN
 from mpidp.errors import UserError
 from mpidp.options import option
-from mpidp.strategies.base import Setup, Step, Strategy, prefixed
+from mpidp.strategies.base import Setup, Step, Strategy
 from mpidp.strategies.owners import Pages, ToOwners
+from mpidp.strategies.state import prefixed
 
 BUCKET_MIB = 2.0  # a huge page
 STRAIGHT = COLLECTIVES["pairwise"]  # from every rank to every other

@@ -11,9 +11,10 @@ from mpidp.comm import Communicator, UnderWay
 from mpidp.errors import UserError
 from mpidp.nn.layer import Parameter
 from mpidp.options import option
-from mpidp.strategies.base import Setup, Step, prefixed, unprefixed
+from mpidp.strategies.base import Setup, Step
 from mpidp.strategies.local import LocalSteps
 from mpidp.strategies.outer import OuterSGD
+from mpidp.strategies.state import prefixed, unprefixed
 
 
 @dataclass
