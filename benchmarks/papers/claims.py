@@ -59,7 +59,12 @@ def powersgd(results: Results) -> Verdict:
 
 def powersgd_gpt(results: Results) -> Verdict:
     texts, near = [], []
-    for side, plain in (("SGD, rank 2", "SGD"), ("AdamW, rank 2", "AdamW"), ("AdamW, rank 8", "AdamW")):
+    for side, plain in (
+        ("SGD, rank 2", "SGD"),
+        ("SGD, rank 8", "SGD"),
+        ("AdamW, rank 2", "AdamW"),
+        ("AdamW, rank 8", "AdamW"),
+    ):
         loss, error = gap(results, side, plain, "validation loss")
         near.append(loss <= max(error, 0.01 * mean(results[plain]["validation loss"])))
         texts.append(
@@ -124,7 +129,7 @@ EXPERIMENTS = {
             source="Douillard et al. 2023, 2311.08105",
             ranks=4,
             common="--model gpt --layers 2 --heads 2 --width 32 --context 32 --collective ring --batch-size 64 "
-            "--steps 2500 --lr 3e-3 --log-every 2500",
+            "--steps 8500 --lr 3e-3 --log-every 8500",
             sides={
                 "data parallel": "--sync allreduce --bucket-mib 0",
                 "DiLoCo, H = 50": "--sync averaging --period 50 --outer sgd --sync-steps 500",
@@ -135,8 +140,9 @@ EXPERIMENTS = {
             judge=diloco,
             quick="--steps 600",
             since=500,
-            why="the first 500 steps are synchronous on all sides (the pretrained model), and not in the traffic. 2000 "
-            "steps with H = 500 are 4 outer steps, far too few for an outer momentum of 0.9; the paper has 128",
+            why="the first 500 steps are synchronous on all sides (the pretrained model), and not in the traffic. 8000 "
+            "steps with H = 500 are 16 outer steps, few for an outer momentum of 0.9: the gap was 0.17 after 4 of them "
+            "(--steps 2500), and the paper has 128",
         ),
         Experiment(
             name="post-local",
@@ -144,18 +150,18 @@ EXPERIMENTS = {
             source="Lin et al. 2018, 1808.07217",
             ranks=4,
             common="--model mlp --data digits --validation-fraction 0.5 --collective ring --optimizer sgd "
-            "--momentum 0.9 --schedule cosine --epochs 40 --log-every 1000",
+            "--momentum 0.9 --schedule cosine --epochs 160 --log-every 80",
             sides={
                 "small batch": "--sync allreduce --batch-size 32 --lr 0.02",
                 "large batch": "--sync allreduce --batch-size 448 --lr 0.1 --warmup 10",
-                "post-local SGD": "--sync averaging --batch-size 448 --lr 0.1 --warmup 10 --sync-steps 40 --period 16",
+                "post-local SGD": "--sync averaging --batch-size 448 --lr 0.1 --warmup 10 --sync-steps 160 --period 16",
             },
-            seeds=3,
+            seeds=5,
             shown=(CORRECT, LOSS, TRAIN, SENT),
             judge=post_local,
             quick="--epochs 2",
-            why="what the large batch lacks here is not generalisation but steps: its training loss is the larger one "
-            "too, and local SGD takes as few. The paper's gap appears where both train to the end",
+            why="what the large batch lacks here is not generalisation but steps, of which local SGD takes as few: the "
+            "digits are too easy for a minimum to generalise worse than another. Equally good, for fewer bytes",
         ),
         Experiment(
             name="powersgd",
@@ -180,10 +186,11 @@ EXPERIMENTS = {
             source="Vogels et al. 2019, 1905.13727",
             ranks=4,
             common="--model gpt --layers 2 --heads 2 --width 48 --context 48 --collective ring --batch-size 16 "
-            "--steps 600 --log-every 600 --sync allreduce",
+            "--steps 2000 --log-every 2000 --sync allreduce",
             sides={
                 "SGD": SGD,
                 "SGD, rank 2": f"{SGD} --compress powersgd --rank 2",
+                "SGD, rank 8": f"{SGD} --compress powersgd --rank 8",
                 "AdamW": "--lr 3e-3",
                 "AdamW, rank 2": "--lr 3e-3 --compress powersgd --rank 2",
                 "AdamW, rank 8": "--lr 3e-3 --compress powersgd --rank 8",
@@ -192,9 +199,9 @@ EXPERIMENTS = {
             shown=(LOSS, SENT),
             judge=powersgd_gpt,
             quick="--steps 20",
-            why="600 steps are few for what error feedback brings late, most of all with AdamW, which the paper does "
-            "not use; and rank 2 is little for tensors as small as these: rank 8, which sends 4 times less, is nearly "
-            "as good as plain AdamW. The paper trains by SGD, far longer, and wider matrices",
+            why="what is lost lies in the rank, and grows with the steps (+0.05 after 600 of them): 2 is little for "
+            "matrices 48 wide, and the higher the rank, the less is lost. The paper takes rank 4 for its language "
+            "model, an LSTM of far wider matrices, and SGD, not AdamW",
         ),
         Experiment(
             name="gossip",
