@@ -150,6 +150,7 @@ class Files:
     def __init__(self, comm: Communicator, path: Path, manifest: dict):
         self.comm, self.path, self.files = comm, path, manifest["files"]
         self.ranks: int = manifest["ranks"]
+        self.lost = ()
 
     def own(self) -> dict[str, np.ndarray]:
         """Raises SharedError, as `of` does."""

@@ -1,12 +1,13 @@
 """What sums over ranks that lose something keep between two sums: the residual, and how often they have summed."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from mpidp.arrays import Array, zeros
 from mpidp.compression.sums import Place, Sum
 from mpidp.compression.turn import Turn
+from mpidp.takeover import Added, Largest
 
 
 class FeedbackSum(Sum):
@@ -22,6 +23,8 @@ class FeedbackSum(Sum):
         self.feedback = feedback
         self.residual: Array | None = None  # made when it is needed: a server encodes nothing
         self.turns: dict[int, int] = {}  # how often the part that begins here has been summed
+
+    rules: ClassVar = {"turns": Largest, "residual": Added}
 
     @classmethod
     def extra_vectors(cls, options):

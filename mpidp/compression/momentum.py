@@ -1,14 +1,17 @@
 """Momentum on the rank where a gradient is computed, for encodings that send what has gathered there."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from mpidp.arrays import Array, zeros
 from mpidp.compression.coded import Coded
 from mpidp.optim.optimizer import TINY, TINY_EVERY
+from mpidp.takeover import Added
 
 
 class LocalMomentum(Coded):
     """u ← μ u + g on every rank with its own gradient g; what is encoded is u. μ: the option `local_momentum`."""
+
+    rules: ClassVar = Coded.rules | {"momentum": Added}
 
     def __init__(self, place: Any, codec: Any, feedback: bool):
         super().__init__(place, codec, feedback)

@@ -1,6 +1,7 @@
 """PowerSGD: every matrix as the product of two thin ones."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from mpidp.arrays import Array
 from mpidp.compression.codec import Feedback
@@ -8,6 +9,7 @@ from mpidp.compression.feedback import FeedbackSum
 from mpidp.compression.turn import Turn
 from mpidp.errors import UserError
 from mpidp.options import option
+from mpidp.takeover import Same
 
 
 @dataclass
@@ -40,6 +42,7 @@ class PowerSGD(FeedbackSum):
     """
 
     Options = PowerSGDOptions
+    rules: ClassVar = FeedbackSum.rules | {"q": Same}
     at_once = True
     unfit = {"pushes": "both of its sums are needed by all ranks, and a server has no matrix to multiply"}
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from mpidp.collectives.wire import Bytes, Plain, Wire, plain_bytes
 from mpidp.comm import Communicator, Steps
 from mpidp.compression.encoding import Encoding
 from mpidp.nn.layer import Parameter
+from mpidp.takeover import Rules
 
 TAG = 16  # of the first lane's messages; strategies' own are below
 
@@ -98,6 +99,9 @@ class Sum(Encoding):
 
     def accompany(self, optimizer: Any) -> None:
         """Get to know the optimizer that steps with what is summed here."""
+
+    rules: ClassVar[Rules] = {}
+    """How another number of ranks takes over what `state` gives."""
 
     def state(self) -> dict[str, Array]:
         """All that a resume needs, as flat arrays; it may differ between ranks."""

@@ -8,9 +8,9 @@ from mpidp.comm import Communicator
 from mpidp.errors import UserError
 from mpidp.options import option
 from mpidp.strategies.base import Setup, Step
-from mpidp.strategies.local import LocalSteps
+from mpidp.strategies.local import CountedSteps
 from mpidp.strategies.outer import OUTER, fill_in
-from mpidp.strategies.state import counter, prefixed, unprefixed
+from mpidp.strategies.state import Saved, amount, counter, prefixed, unprefixed
 
 SAMPLES = 4  # message tag
 
@@ -44,7 +44,7 @@ class AveragingOptions:
             )
 
 
-class Averaging(LocalSteps):
+class Averaging(CountedSteps):
     """Each rank steps alone; every H = `period` steps the replicas become one.
 
         every step:      x_r ← optimizer(x_r, g_r)              g_r: mean over the rank's own samples
@@ -86,9 +86,9 @@ class Averaging(LocalSteps):
         outer = OUTER[options.outer]
         self.outer = outer(setup, n, options.outer_lr, options.outer_momentum, options.outer_nesterov)
         self.optimizer = setup.optimizer(0, n, self.anchor)
-        self.samples = 0  # m_r; with averages inside the host s_r
-        self.host = 0  # M, without what its ranks have worked on since its last average
-        self.total = 0  # m
+        self.samples = 0.0  # m_r; with averages inside the host s_r
+        self.host = 0.0  # M, without what its ranks have worked on since its last average
+        self.total = 0.0  # m
 
     @classmethod
     def extra_vectors(cls, options: AveragingOptions) -> int:
@@ -168,20 +168,20 @@ class Averaging(LocalSteps):
         self.host += samples
         self.samples = 0
 
-    def share_inside(self) -> tuple[float, int]:
+    def share_inside(self) -> tuple[float, float]:
         """(s_r / S, S): of the samples of this host since its last average."""
         samples = self.samples_inside()
         return (self.samples / samples if samples else 1 / self.local.size), samples
 
-    def samples_inside(self) -> int:
+    def samples_inside(self) -> float:
         """S. Cost: a message of 8 bytes to every other rank of the host."""
         comm = self.local
-        counts = [counter(self.samples) for _ in range(comm.size)]
+        counts = [amount(self.samples) for _ in range(comm.size)]
         others = [rank for rank in range(comm.size) if rank != comm.rank]
         with self.communicating():
             receives = [comm.Irecv(counts[rank], rank, SAMPLES) for rank in others]
             comm.Wait(*receives, *[comm.Isend(counts[comm.rank], rank, SAMPLES) for rank in others])
-        return int(np.sum(counts))
+        return float(np.sum(counts))
 
     def merge(self, out) -> None:
         """out ← the weighted mean of the replicas (without the outer optimizer, whose step is not due)."""
@@ -209,17 +209,46 @@ class Averaging(LocalSteps):
         others = self.local.size - 1
         return messages + others, sent + 8 * others
 
+    def regroup(self, saved):
+        return super().regroup(saved if self.local is None else WithoutHosts(saved))
+
     def state(self):
-        state = {"anchor": self.anchor, "samples": counter(self.samples), "total": counter(self.total)}
+        state = {"anchor": self.anchor, "samples": amount(self.samples), "total": amount(self.total)}
         if self.local is not None:
-            state["host"] = counter(self.host)
+            state |= {"host": amount(self.host), "place": counter(self.comm.hosts()[self.comm.rank])}
         return state | self.outer.state() | prefixed("optimizer", self.optimizer.state()) | self.sum_state()
 
     def load_state(self, state):
         self.anchor[...] = state["anchor"]
-        self.samples, self.total = int(state["samples"][0]), int(state["total"][0])
+        self.samples, self.total = float(state["samples"][0]), float(state["total"][0])
         if self.local is not None:
-            self.host = int(state["host"][0])
+            self.host = float(state["host"][0])
         self.outer.load_state(state)
         self.load_sum_state(state)
         self.optimizer.load_state(unprefixed("optimizer", state))
+
+
+class WithoutHosts:
+    """`Saved` of ranks that average inside hosts, as if each had worked alone, on M s_r / S samples since x₀.
+
+    With these counts a replica has the weight in the one model that it had, whatever host it goes on at.
+    """
+
+    def __init__(self, saved: Saved):
+        self.saved, self.ranks, self.lost = saved, saved.ranks, saved.lost
+        self.inside: dict[int, list[float]] = {}  # s_r of each host's ranks
+        for rank in range(saved.ranks):
+            if rank not in saved.lost:
+                arrays = saved.of(rank)
+                samples = self.inside.setdefault(arrays["state.place"].item(), [])
+                samples.append(arrays["state.samples"].item())
+
+    def of(self, rank: int) -> dict[str, np.ndarray]:
+        arrays = self.saved.of(rank)
+        inside = self.inside[arrays["state.place"].item()]
+        ours, host, total = arrays["state.samples"].item(), arrays["state.host"].item(), sum(inside)
+        share = ours / total if total else 1 / len(inside)
+        return arrays | {"state.samples": amount(share * (host + total)), "state.host": amount(0)}
+
+    def own(self) -> dict[str, np.ndarray]:
+        return self.saved.own()

@@ -13,6 +13,7 @@ from mpidp.options import option
 from mpidp.strategies.base import Setup, Step, Strategy
 from mpidp.strategies.graphs import GRAPHS, spectral_gap
 from mpidp.strategies.state import counter, prefixed, unprefixed
+from mpidp.takeover import Added, Mean, Same
 
 MIX = 4  # message tag
 
@@ -189,6 +190,18 @@ class Gossip(Strategy):
         if self.weighted:
             figures["push_sum_weights"] = self.comm.allgather(float(self.mass[-1]))
         return figures
+
+    def rules(self):
+        return {"": Same, "params": Mean, "state.optimizer": Mean, "state.mass": Added}
+
+    def regroup(self, saved):
+        """Σ w is P again, whatever P is now, and whatever weight was lost."""
+        arrays = super().regroup(saved)
+        if self.weighted:
+            mass = arrays["state.mass"]
+            mass *= self.comm.size / sum(self.comm.allgather(float(mass[-1])))
+            arrays["params"] = mass[:-1] / mass[-1]
+        return arrays
 
     def state(self):
         state = {"rounds": counter(self.rounds)} | prefixed("optimizer", self.optimizer.state())

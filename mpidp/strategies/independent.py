@@ -1,11 +1,11 @@
 """No synchronisation at all: one-shot averaging."""
 
 from mpidp.strategies.base import Setup, Step
-from mpidp.strategies.local import LocalSteps
-from mpidp.strategies.state import counter, prefixed, unprefixed
+from mpidp.strategies.local import CountedSteps
+from mpidp.strategies.state import amount, prefixed, unprefixed
 
 
-class Independent(LocalSteps):
+class Independent(CountedSteps):
     """x_r ← optimizer(x_r, g_r) on every rank alone; at the end x ← Σ_r (m_r / m) x_r.
 
     m_r: samples that rank r has worked on, m = Σ m_r. Every replica starts from the same parameters.
@@ -20,8 +20,8 @@ class Independent(LocalSteps):
         super().__init__(setup, options)
         self.scratch = setup.scratch(setup.size)
         self.optimizer = setup.optimizer(0, setup.size, self.scratch)
-        self.samples = 0
-        self.total = 0
+        self.samples = 0.0
+        self.total = 0.0
 
     def step(self, step: Step) -> None:
         self.samples += step.samples
@@ -39,9 +39,9 @@ class Independent(LocalSteps):
         return self.comm.size == 1
 
     def state(self):
-        counts = {"samples": counter(self.samples), "total": counter(self.total)}
+        counts = {"samples": amount(self.samples), "total": amount(self.total)}
         return counts | prefixed("optimizer", self.optimizer.state())
 
     def load_state(self, state):
-        self.samples, self.total = int(state["samples"][0]), int(state["total"][0])
+        self.samples, self.total = float(state["samples"][0]), float(state["total"][0])
         self.optimizer.load_state(unprefixed("optimizer", state))

@@ -8,7 +8,8 @@ import numpy as np
 from mpidp.collectives.ring import chunk
 from mpidp.strategies.base import Setup, Step, Strategy
 from mpidp.strategies.staleness import Staleness, added
-from mpidp.strategies.state import counter, prefixed, unprefixed
+from mpidp.strategies.state import bounds, counter, prefixed, unprefixed
+from mpidp.takeover import Histogram, Mean, Owned, Same
 
 
 class OneSided(Strategy):
@@ -103,6 +104,31 @@ class OneSided(Strategy):
         others, counting = self.comm.size - 1, 2 if self.comm.rank else 0
         theirs = (self.setup.size - (self.mine.stop - self.mine.start)) * np.dtype(self.setup.dtype).itemsize
         return 2 * others + counting, 2 * theirs + 8 * counting
+
+    def saved(self, whole=False):
+        return super().saved(whole) | bounds(self.mine)
+
+    @classmethod
+    def owners(cls, ranks, options):
+        return range(ranks)
+
+    def rules(self):
+        return {
+            "": Same,
+            "state.owned": lambda: Owned(slice(0, self.setup.size)),
+            "state.optimizer": Mean,
+            "state.staleness": lambda: Histogram(self.comm.rank),
+        }
+
+    def regroup(self, saved):
+        """Each rank begins with the windows as they are."""
+        arrays = super().regroup(saved)
+        whole = arrays["state.owned"]
+        return arrays | {
+            "params": whole,
+            "state.owned": whole[self.mine],
+            "state.seen": arrays["state.updates"],
+        }
 
     def state(self):
         owned, updates = self.setup.xp.empty_like(self.copy[self.mine]), counter(0)

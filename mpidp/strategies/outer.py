@@ -61,7 +61,7 @@ class Outer:
         return {} if self.velocity is None else {"momentum": self.velocity}
 
     def load_state(self, state: dict[str, Array]) -> None:
-        if self.velocity is not None:
+        if self.velocity is not None and "momentum" in state:  # another number of ranks may have gone without
             self.velocity[...] = state["momentum"]
 
 

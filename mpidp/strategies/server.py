@@ -1,5 +1,6 @@
 """Parameter servers."""
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +12,8 @@ from mpidp.options import option
 from mpidp.strategies.base import Setup, Step, Strategy
 from mpidp.strategies.server_rule import PULL, PUSH, VERSION, WORD, Rule
 from mpidp.strategies.server_rules import rule
-from mpidp.strategies.state import prefixed, unprefixed
+from mpidp.strategies.state import bounds, prefixed, unprefixed
+from mpidp.takeover import Owned, Same
 
 USED_BY = {
     "staleness": "stale",
@@ -98,6 +100,7 @@ class Server(Strategy):
         self.make_sum()
         self.pushes = 0  # of this worker, in this start of the run
         self.next_step = 0  # of this worker, where it may be behind
+        self.part = slice(0, 0)  # of a server
         if self.worker is None:
             self.part = self.parts[self.comm.rank - self.workers]
             self.incoming = [self.buffer() for _ in range(min(2, self.workers))]
@@ -241,9 +244,34 @@ class Server(Strategy):
                 messages, sent = messages + served, sent + WORD * served
         return messages, sent
 
-    def saved(self):
-        params = {} if self.worker is None or (self.replicated and self.worker) else {"params": self.params}
-        return params | prefixed("state", self.state())
+    def saved(self, whole=False):
+        state = prefixed("state", self.state())
+        if self.worker is None:
+            return bounds(self.part) | state
+        return state if self.replicated and self.worker and not whole else {"params": self.params} | state
+
+    @classmethod
+    def owners(cls, ranks, options):
+        return range(cls.count_workers(ranks, options), ranks)
+
+    def rules(self):
+        if self.ruled is None:
+            return {"params": Same, "state": lambda: Owned(self.part)}
+        whole = slice(0, self.setup.size)
+        optimizer, part = (functools.partial(Owned, part) for part in (self.part, whole))
+        return {"": Same, "state.part": part, "state.optimizer": optimizer}
+
+    def regroup(self, saved):
+        """Under a rule all workers begin together, with the servers' parameters as they are."""
+        arrays = super().regroup(saved)
+        if self.ruled is None:
+            return arrays
+        whole = arrays["state.part"]
+        arrays |= {"params": whole, "state.part": whole[self.part]}
+        if self.rule is not None:
+            state = unprefixed("state.rule", arrays)
+            arrays |= prefixed("state.rule", self.rule.regrouped(state, arrays["state.part"]))
+        return arrays
 
     def state(self):
         if self.worker is not None:

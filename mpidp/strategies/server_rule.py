@@ -38,7 +38,7 @@ class Rule:
         self.server, self.comm, self.workers = server, server.comm, server.workers
         self.version = 0  # updates made
         self.seen = [0] * self.workers  # of each worker: the version that it was last sent
-        self.pushes = 0  # handled, in this start of the run
+        self.pushes = self.begun = 0  # pushes handled and steps begun in this start of the run
         self.staleness = Staleness()
         self.idle = list(server.incoming)  # buffers for pushes
         self.sends: list[Pending] = []
@@ -58,6 +58,7 @@ class Rule:
 
     def serve(self, step: Step) -> None:
         """Handle pushes until this step is over."""
+        self.begun += 1
         while not self.done(step):
             with self.server.communicating():
                 worker = self.next_worker()
@@ -128,6 +129,10 @@ class Rule:
             "seen": np.array(self.seen, np.int64),
             "staleness": self.staleness.state(),
         }
+
+    def regrouped(self, state: dict[str, Array], x: Array) -> dict[str, Array]:
+        """`state` for another number of workers, which all begin with x, the part of the parameters here."""
+        return state | {"seen": np.repeat(state["version"], self.workers)}
 
     def load_state(self, state: dict[str, Array]) -> None:
         self.version = int(state["version"][0])

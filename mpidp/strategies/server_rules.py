@@ -109,6 +109,12 @@ class Backup(Rule):
     def state(self) -> dict[str, Array]:
         return super().state() | {"dropped": np.array(self.dropped, np.int64)}
 
+    def regrouped(self, state, x):
+        """Worker w goes on with the counts of those that are w modulo W."""
+        dropped = np.zeros(self.workers, np.int64)
+        np.add.at(dropped, np.arange(state["dropped"].size) % self.workers, state["dropped"])
+        return super().regrouped(state, x) | {"dropped": dropped}
+
     def load_state(self, state: dict[str, Array]) -> None:
         super().load_state(state)
         self.dropped = [int(count) for count in state["dropped"]]
@@ -128,8 +134,8 @@ class Asynchronous(Rule):
 
     Guarantee: none on τ, which is large for one slow worker, who slows none of the others. Clipping looks at the norm
     of each push; its worker does it. The optimizer counts updates, the schedule steps of the training loop, W updates.
-    When all ranks come together after step t, the servers have made just the W t updates of steps up to t: a worker
-    pushes step t + 1 when it is back from there, and a server goes there when it has counted W t pushes.
+    When all ranks come together after step t, the servers have made just the W updates of each step up to t: a worker
+    pushes step t + 1 when it is back from there, and a server goes there when it has counted the pushes before.
     Source: Dean et al. 2012, "Large Scale Distributed Deep Networks", NIPS.
     """
 
@@ -167,13 +173,17 @@ class Asynchronous(Rule):
         self.idle.append(gradient)
 
     def done(self, step: Step) -> bool:
-        return self.version >= self.workers * step.t
+        return self.pushes >= self.workers * self.begun
 
     def state(self) -> dict[str, Array]:
         state = super().state()
         if self.server.options.delay_compensation:
             state |= {f"sent{worker}": copy for worker, copy in enumerate(self.sent)}
         return state
+
+    def regrouped(self, state, x):
+        sent = {f"sent{worker}": x for worker in range(self.workers)}
+        return super().regrouped(state, x) | sent
 
     def load_state(self, state: dict[str, Array]) -> None:
         super().load_state(state)

@@ -12,7 +12,8 @@ from mpidp.errors import UserError
 from mpidp.options import option
 from mpidp.strategies.base import Setup, Step, Strategy
 from mpidp.strategies.owners import Pages, ToOwners
-from mpidp.strategies.state import prefixed
+from mpidp.strategies.state import bounds, prefixed
+from mpidp.takeover import Owned, Same
 
 BUCKET_MIB = 2.0  # a huge page
 STRAIGHT = COLLECTIVES["pairwise"]  # from every rank to every other
@@ -143,9 +144,16 @@ class Sharded(Strategy):
         norms = self.comm.size - 1 if self.setup.clip is not None else 0
         return messages + norms, sent + 8 * norms
 
-    def saved(self):
-        params = {"params": self.params} if self.comm.rank == 0 else {}
-        return params | prefixed("state", self.state())
+    def saved(self, whole=False):
+        params = {"params": self.params} if self.comm.rank == 0 or whole else {}
+        return params | bounds(self.part) | prefixed("state", self.state())
+
+    @classmethod
+    def owners(cls, ranks, options):
+        return range(ranks)
+
+    def rules(self):
+        return {"": Same, "state": lambda: Owned(self.part)}
 
     def state(self):
         return self.optimizer.state() | self.sum_state()

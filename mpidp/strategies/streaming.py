@@ -12,7 +12,7 @@ from mpidp.errors import UserError
 from mpidp.nn.layer import Parameter
 from mpidp.options import option
 from mpidp.strategies.base import Setup, Step
-from mpidp.strategies.local import LocalSteps
+from mpidp.strategies.local import CountedSteps
 from mpidp.strategies.outer import OuterSGD
 from mpidp.strategies.state import prefixed, unprefixed
 
@@ -66,7 +66,7 @@ def cut(parameters: Sequence[Parameter], count: int) -> list[slice]:
     return [slice(lo, hi) for lo, hi in pairwise(cuts)]
 
 
-class Streaming(LocalSteps):
+class Streaming(CountedSteps):
     """Each rank steps alone; fragment f of F has its average every H = `period` steps, at t = f H/F + k H.
 
         every step:   x_r ← optimizer(x_r, g_r)                g_r: mean over the rank's own samples
@@ -104,8 +104,8 @@ class Streaming(LocalSteps):
             for part in self.parts
         ]
         self.optimizer = setup.optimizer(0, n, self.anchor)
-        self.samples = np.zeros(options.fragments, np.int64)  # m_r
-        self.total = np.zeros(options.fragments, np.int64)  # m
+        self.samples = np.zeros(options.fragments)  # m_r
+        self.total = np.zeros(options.fragments)  # m
         self.under_way: UnderWay | None = None
         # A sum beside the steps has messages and memory of its own, and they are counted when it is complete.
         self.link: Communicator = self.comm.Dup() if options.delay else self.comm
@@ -205,6 +205,9 @@ class Streaming(LocalSteps):
         with self.communicating():
             self.setup.collective.allreduce(self.comm, delta, self.scratch)
         self.setup.xp.subtract(self.anchor, delta, out=out)
+
+    def counted(self):
+        return self.parts
 
     def exact(self) -> bool:
         return False
