@@ -6,7 +6,7 @@ from mpidp.collectives import COLLECTIVES
 from mpidp.comm import Communicator, run_ranks
 from mpidp.compression import COMPRESSORS, PLAIN, Encoding
 from mpidp.strategies import STRATEGIES, Strategy
-from tests.conformance import CASES, Run, from_rank_0, possible, same_everywhere
+from tests.runs import CASES, Run, from_rank, possible, same_everywhere
 
 OPTIONS = {
     "topk": {"density": 0.1},
@@ -55,7 +55,7 @@ def keeps_its_contracts(comm: Communicator, name: str, case: int, encoding: str)
     assert (sent.messages, sent.bytes) == tuple(map(sum, zip(*costs, strict=True)))
     merged = run.merged()
     assert same_everywhere(comm, merged)
-    arrays = from_rank_0(comm, saved) | saved
+    arrays = from_rank(0, comm, saved) | saved
     again = make(comm, name, case, encoding, clip=clip)
     again.strategy.params[...] = arrays["params"]
     comm.Barrier()

@@ -16,7 +16,7 @@ from mpidp.strategies import STRATEGIES
 from tests import conformance
 from tests.compression import test_strategies as encoded
 from tests.compression.test_sums import KEEPING, able, loses_nothing
-from tests.conformance import CASES, CONTRACTS, rank_counts
+from tests.conformance import CONTRACTS
 from tests.routes import (
     check_broadcast,
     check_hosts,
@@ -26,6 +26,7 @@ from tests.routes import (
     check_waiting_for_any,
     check_window,
 )  # fmt: skip
+from tests.runs import CASES, rank_counts
 
 pytestmark = pytest.mark.mpi
 

@@ -8,7 +8,8 @@ from mpidp.collectives import COLLECTIVES
 from mpidp.comm import run_ranks
 from mpidp.strategies import STRATEGIES
 from tests import conformance
-from tests.conformance import CASES, CONTRACTS, rank_counts
+from tests.conformance import CONTRACTS
+from tests.runs import CASES, rank_counts
 
 GRID = [(name, case, ranks) for name, case in CASES for ranks in rank_counts(name, case)]
 
