@@ -1,4 +1,4 @@
-"""Going on with another number of ranks: what every strategy must do, on any communicator, from what memory holds."""
+"""Going on from what memory holds, with another number of ranks or as many: for the contracts, on any communicator."""
 
 import contextlib
 import functools
@@ -22,8 +22,11 @@ class Memory:
     def __init__(
         self, comm: Communicator, ranks: int, arrays: dict[str, np.ndarray], lost: Collection[int] = ()
     ):
-        self.ranks, self.lost = ranks, lost
+        self.ranks, self.lost, self.rank = ranks, lost, comm.rank
         self.arrays = [from_rank(rank, comm, arrays) for rank in range(ranks)]
+
+    def own(self) -> dict[str, np.ndarray]:
+        return self.of(0) | self.of(self.rank)
 
     def of(self, rank: int) -> dict[str, np.ndarray]:
         assert rank not in self.lost
@@ -42,19 +45,25 @@ def regrouped(comm: Communicator, before: int, after: int, steps: int, lost: Col
 
     The runs are None on those ranks of `comm` that have no part in them. `lost`: ranks whose state is not to be had.
     """
-    old, new, model, arrays = first(comm, before), first(comm, after), None, {}
-    one = Run(old, **settings).steps(steps) if old else None
-    if one:
-        arrays = {name: array.copy() for name, array in one.strategy.saved(whole=bool(lost)).items()}
-        model = one.merged()
+    part, arrays, model = first(comm, before), {}, {}
+    old = Run(part, **settings).steps(steps) if part else None
+    if old:
+        arrays = old.strategy.saved(whole=bool(lost))
+        model = {"model": old.merged()}
     saved = Memory(comm, before, arrays, lost)
-    model = from_rank(0, comm, {"model": model} if one else {})["model"]
-    two = Run(new, **settings) if new else None
-    if two:
-        two.strategy.resume(saved)
-        new.Barrier()  # where there is one copy of the parameters, all have written it before one steps
-        two.t = steps
-    return one, two, model
+    model = from_rank(0, comm, model)["model"]
+    return old, resumed(first(comm, after), saved, steps, **settings), model
+
+
+def resumed(comm: Communicator | None, saved: Memory, steps: int, **settings) -> Run | None:
+    """A run on the ranks of `comm` that has taken up what is saved of `steps` steps."""
+    if comm is None:
+        return None
+    run = Run(comm, **settings)
+    run.strategy.resume(saved)
+    comm.Barrier()  # where there is one copy of the parameters, all have written it before one steps
+    run.t = steps
+    return run
 
 
 @functools.cache
