@@ -109,7 +109,7 @@ class Job:
 def build(config: Config, comm: Communicator, resumed: Resumed | None = None) -> Job:
     """Load the data, split it over the workers, build the model, and hand both to the strategy.
 
-    A resumed run takes the route that it took before, however fast it is now, to get the same bits.
+    A run resumed on as many ranks takes the route that it took before, however fast it is now, to get the same bits.
     Records in `config` who computes dense products.
     Raises SharedError on every rank for whatever does not fit together.
     """
@@ -175,7 +175,8 @@ def choose_route(config: Config, comm: Communicator, n: int, dtype: Any, resumed
     run, itemsize = config.run, np.dtype(dtype).itemsize
     strategy, encoding = STRATEGIES[run.sync], COMPRESSORS[run.compress]
     piece = strategy.summed_at_once(n, dtype, config.sync)
-    name = resumed.manifest["collective"] if resumed else run.collective
+    as_before = resumed is not None and resumed.manifest["ranks"] == comm.size
+    name = resumed.manifest["collective"] if as_before else run.collective
     return routing.choose(
         comm, name, run.calibration, n * itemsize, piece * itemsize, dtype,
         lambda route: encoding.unable(route) is None and (not strategy.scatters or route.reduce_scatter is not None),

@@ -48,6 +48,7 @@ class Progress:
         self.lines: deque[dict[str, Any]] = deque()  # logged steps of which some rank's part is still to come
         # What a run knows of itself and hands on to the one that resumes it.
         known = resumed.manifest if resumed else {}
+        self.ranks_before: int | None = known.get("ranks")
         self.before: float | None = known.get("validation_loss_before")
         self.last: dict[str, Any] = known.get("last", {})
         job.diagnostics.load(known.get("diagnostics", {}))
@@ -72,6 +73,8 @@ class Progress:
             f"{ranks}, {config.run.sync}{route}; {job.products.about}"
         )
         begins = f"goes on after step {done}" if done else f"validation loss {self.before:.4f}"
+        if self.ranks_before not in (None, job.comm.size):
+            begins += f", saved by {self.ranks_before} ranks"
         epochs = job.steps / job.split.steps_per_epoch
         say(
             f"{job.steps} steps of {config.run.batch_size} samples ({epochs:.3g} epochs), into {self.folder}; {begins}"
@@ -237,6 +240,7 @@ class Progress:
             **by_rank(seconds, communication, waiting, strategy.workers),
             "params_sha256": hashes[0],
             "resumed_from": self.done or None,
+            "ranks_before": self.ranks_before,
             "run_dir": str(self.folder),
             **job.diagnostics.summary(),
             **strategy.summary(),

@@ -136,6 +136,9 @@ def summary_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(
             ("weight error", f"{facts['weight_error']:.2e} from the least-squares solution (relative)")
         )
+    before = facts.get("ranks_before")
+    if before not in (None, facts["ranks"]):
+        rows.append(("ranks", f"{facts['ranks']}; {before} up to step {facts['resumed_from']}"))
     steps = facts["steps"] - (facts["resumed_from"] or 0)
     rate = f"{thousands(facts['samples_per_second'])} samples/s"
     if "tokens_per_second" in facts:
