@@ -73,7 +73,7 @@ HOSTILE = {
     "overlap": ({"header": one() | {"y": one()["x"]}}, "overlap"),
     "a gap": ({"header": one(), "data": b"\0" * 16}, "overlap, or leave gaps"),
     "nested": ({"header": b"[" * 100_000}, "nested too deep"),
-    "no text": ({"header": b"\xff\xfe"}, "decode"),
+    "no text": ({"header": b"\xff\xfe{"}, "codec can.t decode"),
     "no object": ({"header": [1]}, "no JSON object"),
 }
 
