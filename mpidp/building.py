@@ -185,11 +185,16 @@ def build(config: Config, comm: Communicator, resumed: Resumed | None = None) ->
 
 
 def choose_route(config: Config, comm: Communicator, n: int, dtype: Any, resumed: Resumed | None) -> Choice:
-    """The route by which n elements are summed over ranks. Raises SharedError where it cannot be taken here."""
+    """The route by which n elements are summed over ranks. Raises SharedError where it cannot be taken here.
+
+    A resumed run of as many ranks takes the one that it took, if it can, to have the same bits.
+    """
     run, itemsize = config.run, np.dtype(dtype).itemsize
     strategy, encoding = STRATEGIES[run.sync], COMPRESSORS[run.compress]
     piece = strategy.summed_at_once(n, dtype, config.sync)
-    name = resumed.manifest["collective"] if resumed else run.collective
+    name, taken = run.collective, resumed and COLLECTIVES.get(resumed.manifest.get("collective"))
+    if taken and resumed.manifest["ranks"] == comm.size and taken.unable(comm, np.dtype(dtype)) is None:
+        name = taken.name
     return routing.choose(
         comm, name, run.calibration, n * itemsize, piece * itemsize, dtype,
         lambda route: encoding.unable(route) is None and (not strategy.scatters or route.reduce_scatter is not None),

@@ -48,9 +48,14 @@ class Progress:
         self.tally = Tally(job.comm)
         self.lines: deque[dict[str, Any]] = deque()  # logged steps of which some rank's part is still to come
         self.logged: tuple[dict[str, Any], list[float]] = ({}, [])  # the last such step, and this rank's part
-        self.checkpoints = Checkpoints(job.comm, folder / "checkpoints", job.config.run.keep_checkpoints or 2)
-        self.warned = False  # of a wait for a checkpoint
         self.skipped = resumed.skipped if resumed else ()
+        self.checkpoints = Checkpoints(
+            job.comm,
+            folder / "checkpoints",
+            job.config.run.keep_checkpoints or 2,
+            [damage.path for damage in self.skipped],
+        )
+        self.warned = False  # of a wait for a checkpoint
         # What a run knows of itself and hands on to the one that resumes it.
         known = resumed.manifest if resumed else {}
         self.before: float | None = known.get("validation_loss_before")
@@ -75,8 +80,10 @@ class Progress:
             f"({len(job.data.train):,} samples to train, {len(job.data.validation):,} held out); "
             f"{ranks}, {config.run.sync}{route}; {job.products.about}"
         )
-        for text in self.skipped:
-            say(f"warning: {text}: skipped")
+        for damage in self.skipped:
+            say(
+                f"warning: {damage.path} is damaged ({damage.why}): skipped, and kept as {damage.path.name}.damaged"
+            )
         begins = f"goes on after step {done}" if done else f"validation loss {self.before:.4f}"
         epochs = job.steps / job.split.steps_per_epoch
         say(
@@ -193,6 +200,8 @@ class Progress:
             if config.run.json:
                 print(json.dumps(summary), flush=True)
         job.comm.Barrier()  # no rank ends, and so ends the job for some launchers, before the model is written
+        for claim in job.claims:
+            claim.release()
         return summary
 
     def summary(self, scores: "Scores") -> dict[str, Any]:

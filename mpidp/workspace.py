@@ -25,7 +25,7 @@ class Resumed:
 
     path: Path
     manifest: dict[str, Any]
-    skipped: Sequence[str] = ()  # newer ones, each with how it is damaged
+    skipped: Sequence[checkpoint.Damaged] = ()  # newer ones
 
 
 def configure(comm: Communicator, arguments: Sequence[str]) -> tuple[Config, Path, Resumed | None]:

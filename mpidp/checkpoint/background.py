@@ -22,7 +22,7 @@ import numpy as np
 from mpidp import __version__
 from mpidp.arrays import Array, to_host
 from mpidp.checkpoint import tensors
-from mpidp.checkpoint.manifest import FORMAT, file_name, finish, folder_name, remove_partial, why
+from mpidp.checkpoint.manifest import FORMAT, file_name, finish, folder_name, put_aside, remove_partial, why
 from mpidp.checkpoint.reports import Reports
 from mpidp.comm import Communicator
 
@@ -35,12 +35,17 @@ Facts = Callable[[list[Any]], dict[str, Any]]
 
 
 class Checkpoints:
-    """The checkpoints of a run, of which the last `keep` stay. All ranks make it together."""
+    """The checkpoints of a run, of which the last `keep` stay. All ranks make it together.
 
-    def __init__(self, comm: Communicator, folder: Path, keep: int):
+    damaged: those that are none any more; they are kept aside, since their owner may still know what to do with them.
+    """
+
+    def __init__(self, comm: Communicator, folder: Path, keep: int, damaged: Sequence[Path] = ()):
         self.comm, self.folder, self.keep = comm, folder, keep
         if comm.rank == 0:
             remove_partial(folder)
+            for path in damaged:
+                put_aside(path)
         self.token = comm.bcast(secrets.token_hex(4))  # no thread of an earlier run writes into our files
         self.reports = Reports(comm, self.token)
         self.thread: threading.Thread | None = None

@@ -82,6 +82,14 @@ def remove(path: Path) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
+def put_aside(path: Path) -> None:
+    """Have a damaged checkpoint count no more, and leave it there as `step-00000100.damaged`."""
+    aside = path.with_name(f"{path.name}.damaged")
+    shutil.rmtree(aside, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        path.rename(aside)
+
+
 def remove_partial(folder: Path) -> None:
     """Clear away what killed runs left of checkpoints that they had not finished, or not yet removed."""
     for path in folder.glob(".step-*.partial"):

@@ -18,15 +18,15 @@ Manifest = dict[str, Any]
 
 def find(
     comm: Communicator, folder: Path, skip_damaged: bool, refuse: Callable[[Path, Manifest], None]
-) -> tuple[Path, Manifest, list[str]]:
-    """The newest complete checkpoint, its manifest, and of each newer one that was skipped how it is damaged.
+) -> tuple[Path, Manifest, list[Damaged]]:
+    """The newest complete checkpoint, its manifest, and the newer ones that were skipped.
 
     All ranks call it, and share out the files: every one of them is read and compared with its hash before anybody
     takes something up. refuse: raises UserError for a checkpoint that is not of this run.
     Raises SharedError where there is none, one is damaged and not to be skipped, or is not to be taken at all.
     """
     paths = [Path(path) for path in told_by_rank_0(comm, lambda: [str(path) for path in candidates(folder)])]
-    skipped: list[str] = []
+    skipped: list[Damaged] = []
     for path in reversed(paths):
         manifest, damage = told_by_rank_0(comm, lambda path=path: examined(path, refuse))
         if damage is None:
@@ -34,10 +34,11 @@ def find(
             damage = next((found for found in damages if found is not None), None)
         if damage is None:
             return path, manifest, skipped
+        skipped.append(Damaged(path, damage))
         if not skip_damaged:
-            raise SharedError(str(Damaged(path, damage)))
-        skipped.append(f"{path} is damaged ({damage})")
-    raise SharedError(f"--resume: no checkpoint in {folder} is whole: {'; '.join(skipped)}")
+            raise SharedError(str(skipped[0]))
+    whole = "; ".join(f"{damage.path.name} is damaged ({damage.why})" for damage in skipped)
+    raise SharedError(f"--resume: no checkpoint in {folder} is whole: {whole}")
 
 
 def told_by_rank_0(comm: Communicator, body: Callable[[], Any]) -> Any:

@@ -181,3 +181,11 @@ def test_copies_are_made_in_the_same_memory(tmp_path):
         return before is saving.copies["params"]
 
     assert run_ranks(1, body) == [True]
+
+
+def test_a_damaged_one_is_kept_but_counts_no_more(tmp_path):
+    save(tmp_path, 1, 2)
+    run_ranks(2, lambda comm: checkpoint.Checkpoints(comm, tmp_path, 2, [tmp_path / "step-00000002"]))
+    assert names(tmp_path) == ["step-00000001", "step-00000002.damaged"]
+    save(tmp_path, 3, 4)
+    assert names(tmp_path) == ["step-00000002.damaged", "step-00000003", "step-00000004"]
