@@ -5,7 +5,6 @@ import os
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import threadpoolctl
 
 from mpidp import arithmetic, checkpoint, routing
 from mpidp.arrays import Array
+from mpidp.claim import Claim
 from mpidp.collectives import COLLECTIVES
 from mpidp.comm import Communicator
 from mpidp.comm.world import SharedError, require_same, spin_if_alone, together
@@ -32,7 +32,7 @@ from mpidp.optim import OPTIMIZERS, SCHEDULES
 from mpidp.routing import Choice
 from mpidp.stragglers import Lag, lag
 from mpidp.strategies import STRATEGIES, Setup, Step, Strategy
-from mpidp.workspace import Resumed, from_rank_0
+from mpidp.workspace import Resumed, from_rank_0, lasting
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 
@@ -59,6 +59,7 @@ class Job:
     diagnostics: Diagnostics
     lag: Lag  # of this rank, where --slow says so
     adder: Adder  # of the parts of a batch that this rank works on one after another
+    claims: Sequence[Claim] = ()  # on the run's directory: rank 0's, as long as the job lives
 
     def ready(self, lo: int, hi: int) -> None:
         """grads[lo:hi] is final: for the strategy, and for those who ask about this rank's own gradient before it."""
@@ -92,17 +93,30 @@ class Job:
     def meeting(self, t: int) -> bool:
         """Whether all ranks come together after step t."""
         run = self.config.run
-        return t == self.steps or any(n and t % n == 0 for n in (run.eval_every, run.checkpoint_every))
+        return t == self.steps or self.saves(t) or bool(run.eval_every and t % run.eval_every == 0)
 
-    def save(self, folder: Path, t: int, facts: dict[str, Any]) -> str | None:
-        """Write a checkpoint of step t; None, or why it could not be written."""
-        keep = self.config.run.keep_checkpoints or 2
-        facts = facts | {"data": self.data.fingerprint()}
-        return checkpoint.save(self.comm, folder / "checkpoints", t, self.strategy.saved(), facts, keep)
+    def saves(self, t: int) -> bool:
+        """Whether there is to be a checkpoint after step t."""
+        every = self.config.run.checkpoint_every
+        return every is not None and t % every == 0
+
+    def facts(self) -> dict[str, Any]:
+        """What a checkpoint of this run has to say of it, beside the strategy's arrays."""
+        return {
+            "data": self.data.fingerprint(),
+            "options": lasting(self.config),
+            "collective": self.route and self.route.name,
+            "diagnostics": self.diagnostics.facts(),
+        }
 
     def load(self, resumed: Resumed) -> int:
-        """Take up the state of a checkpoint; its step."""
-        self.strategy.resume(checkpoint.Files(self.comm, resumed.path, resumed.manifest))
+        """Take up the state of a checkpoint; its step. Raises UserError where it has not what this run needs."""
+        saved = checkpoint.Files(self.comm, resumed.path, resumed.manifest)
+        try:
+            self.strategy.resume(saved)
+            self.diagnostics.load(resumed.manifest.get("diagnostics", {}))
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise checkpoint.unfit(resumed.path, error) from error
         return resumed.manifest["step"]
 
 
@@ -171,12 +185,16 @@ def build(config: Config, comm: Communicator, resumed: Resumed | None = None) ->
 
 
 def choose_route(config: Config, comm: Communicator, n: int, dtype: Any, resumed: Resumed | None) -> Choice:
-    """The route by which n elements are summed over ranks. Raises SharedError where it cannot be taken here."""
+    """The route by which n elements are summed over ranks. Raises SharedError where it cannot be taken here.
+
+    A resumed run of as many ranks takes the one that it took, if it can, to have the same bits.
+    """
     run, itemsize = config.run, np.dtype(dtype).itemsize
     strategy, encoding = STRATEGIES[run.sync], COMPRESSORS[run.compress]
     piece = strategy.summed_at_once(n, dtype, config.sync)
-    as_before = resumed is not None and resumed.manifest["ranks"] == comm.size
-    name = resumed.manifest["collective"] if as_before else run.collective
+    name, taken = run.collective, resumed and COLLECTIVES.get(resumed.manifest.get("collective"))
+    if taken and resumed.manifest["ranks"] == comm.size and taken.unable(comm, np.dtype(dtype)) is None:
+        name = taken.name
     return routing.choose(
         comm, name, run.calibration, n * itemsize, piece * itemsize, dtype,
         lambda route: encoding.unable(route) is None and (not strategy.scatters or route.reduce_scatter is not None),

@@ -1,7 +1,9 @@
 """What a run tells: a progress bar on a terminal, lines where there is none, metrics.jsonl, the summary."""
 
+import errno
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from rich.table import Table
 
 from mpidp import diagnostics
 from mpidp.machine import terminal_columns
+from mpidp.workspace import write_whole
 
 
 class Report:
@@ -80,10 +83,13 @@ class Report:
             self.append({"step": step} | figures)
 
     def append(self, line: dict[str, Any]) -> None:
-        """Add a line to metrics.jsonl; where that fails, warn once and go on."""
+        """Add a line to metrics.jsonl; where that fails, warn once and go on, with no half of a line left there."""
         try:
-            with self.path.open("a") as file:
-                file.write(json.dumps(line) + "\n")
+            with self.path.open("ab", buffering=0) as file:
+                size, text = file.tell(), (json.dumps(line) + "\n").encode()
+                if file.write(text) < len(text):
+                    file.truncate(size)
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             if not self.warned:
                 self.say(f"warning: {self.path} cannot be written: {error.strerror}; training goes on")
@@ -94,13 +100,19 @@ class Report:
         if self.progress is not None:
             self.progress.stop()
 
-    def keep_metrics_until(self, step: int) -> None:
-        """Drop what a run that was cut off had logged after the checkpoint that is resumed from."""
+    def keep_metrics_until(self, step: int, last: dict[str, Any]) -> None:
+        """Drop what a run that was cut off had logged after the checkpoint that is resumed from.
+
+        last: that step's own line, which a run may be cut off before it has written.
+        """
         if not self.speaks or not self.path.exists():
             return
         try:
-            kept = [line for line in self.path.read_text().splitlines() if step_of(line) <= step]
-            self.path.write_text("".join(line + "\n" for line in kept))
+            lines = self.path.read_text(encoding="utf-8").splitlines()
+            kept = [line for line in lines if step_of(line) <= step]
+            if step and last and not any(step_of(line) == step and "train_loss" in line for line in kept):
+                kept.append(json.dumps(last))
+            write_whole(self.path, "".join(line + "\n" for line in kept))
         except (OSError, UnicodeDecodeError) as error:
             self.say(f"warning: {self.path} cannot be read and written: {error}; training goes on")
 
@@ -122,8 +134,8 @@ class Report:
 def step_of(line: str) -> float:
     """The step that a line of metrics.jsonl tells of; infinite for a line cut off or spoilt."""
     try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return math.inf
 
 
@@ -168,6 +180,10 @@ def summary_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     if "dropped_gradients" in facts:
         dropped = facts["dropped_gradients"]
         rows.append(("dropped gradients", f"{sum(dropped)}; by worker {', '.join(map(str, dropped))}"))
+    if "checkpoints_written" in facts:
+        failed = f", {facts['checkpoints_failed']} could not be" if facts["checkpoints_failed"] else ""
+        pause = f"a pause of {1000 * facts['checkpoint_pause']:.1f} ms at most"
+        rows.append(("checkpoints", f"{facts['checkpoints_written']} written{failed}; {pause}"))
     rows += diagnostics.rows(facts)
     rows.append(("params SHA-256", facts["params_sha256"]))
     rows.append(("merged model", f"{facts['run_dir']}/model.safetensors"))

@@ -38,7 +38,7 @@ def train(
     run = config.run
     job = build(config, comm, resumed)  # every worker has its shard of the samples, a model, and the strategy
     model, strategy = job.model, job.strategy
-    open_folder(config, folder, comm)
+    job.claims = open_folder(config, folder, comm)
     progress = watch(job, folder, resumed)
 
     if comm.rank == 0:
@@ -63,8 +63,8 @@ def train(
         progress.step(step, loss)
         if run.eval_every and t % run.eval_every == 0 and t < job.steps:
             progress.scored(t, score(job))
-        if run.checkpoint_every and t % run.checkpoint_every == 0:
-            progress.saved(t, job.save(folder, t, progress.facts()))
+        if job.saves(t):
+            progress.save(t)  # written while training goes on
 
     strategy.merge(strategy.params)  # one model, the same bits on every rank
     return progress.finish(score(job, merge=False))

@@ -72,4 +72,5 @@ class NoiseScale(Diagnostic):
         return {"noise": [self.gradient, self.variance, self.steps]}
 
     def load(self, facts: dict[str, Any]) -> None:
-        self.gradient, self.variance, self.steps = facts.get("noise", (0.0, 0.0, 0))
+        gradient, variance, steps = facts.get("noise", (0.0, 0.0, 0))
+        self.gradient, self.variance, self.steps = float(gradient), float(variance), int(steps)

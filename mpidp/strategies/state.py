@@ -61,10 +61,11 @@ class Stateful:
     def resume(self, saved: Saved) -> None:
         """Take up what a run has saved, of whatever number of ranks (after `start`).
 
-        Raises StateLost where a rank is lost that was one of `owners`.
+        Raises StateLost where a rank is lost that was one of `owners`; ValueError or KeyError for another model's.
         """
         same = saved.ranks == self.comm.size and not saved.lost
         arrays = saved.own() if same else self.regroup(saved)
+        require_fit(arrays, self.saved(whole=True))
         self.params[...] = arrays["params"]
         self.load_state(unprefixed("state", arrays))
 
@@ -114,6 +115,15 @@ class Stateful:
         if ours:
             self.summing.load_state(ours)
         return {name: array for name, array in state.items() if not name.startswith("sum.")}
+
+
+def require_fit(arrays: dict[str, np.ndarray], ours: dict[str, Array]) -> None:
+    """Raise ValueError where a vector is not of the length and type of ours: NumPy would stretch it, or round it."""
+    for name, array in ours.items():
+        found = arrays.get(name, array)
+        is_vector = array.dtype.kind == "f" and array.size > 1
+        if is_vector and (found.shape != array.shape or found.dtype != array.dtype):
+            raise ValueError(f"{name} is {found.dtype} of {found.shape}, not {array.dtype} of {array.shape}")
 
 
 def prefixed(prefix: str, state: dict[str, Array]) -> dict[str, Array]:
