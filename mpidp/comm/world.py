@@ -1,5 +1,6 @@
 """Start-up: the world of ranks, made sure of before anything is computed."""
 
+import atexit
 import os
 import sys
 import time
@@ -8,6 +9,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+from mpidp.comm import control
 from mpidp.comm.communicator import LONG_SPIN, Communicator
 from mpidp.comm.threads import ThreadCommunicator
 from mpidp.errors import RunError, UserError
@@ -69,7 +71,24 @@ def start() -> Communicator:
         )
     from mpidp.comm.mpi import MPI, MPICommunicator
 
-    return MPICommunicator(MPI.COMM_WORLD)
+    comm = MPICommunicator(MPI.COMM_WORLD)
+    if comm.size > 1:
+        found = control.start(comm)
+        if isinstance(found, control.Control):
+            comm.control = found
+            atexit.register(finalise, found)  # behind all that is registered later, and so in front of it
+        elif comm.rank == 0:
+            say(f"warning: {found}: the loss of a rank will be seen after --timeout only")
+    return comm
+
+
+def finalise(plane: control.Control) -> None:
+    """End MPI while the loss of a rank is still seen, and then the control plane."""
+    from mpi4py import MPI
+
+    with plane.blocked("all ranks to end MPI (MPI_Finalize)"):
+        MPI.Finalize()
+    plane.close()
 
 
 DRAIN = 0.3
