@@ -1,112 +1,64 @@
-"""The control plane: what the ranks of a job know of each other beside MPI, and tell each other without their main threads.
+"""The control plane: what ranks know of each other beside MPI, and tell each other without their main threads.
 
-MPI says nothing of a peer that is gone: what waits for it waits for ever. So
-every rank has a thread of its own that holds a TCP connection to each of the others and sleeps in `select`: an end of
-file without a goodbye is a rank that is dead; a rank that sends not even its beat is stopped, or its host is. Messages
-are lines of JSON, `[kind, value]`; an empty line is a beat.
+MPI says nothing of a peer that is gone: what waits for it waits for ever. So the ranks have connections and a thread
+of their own (`comm/links.py`), by which each knows who is lost, where the others are, and when the job is to end.
 
-The thread belongs to the object, and everything in it is called from that thread, but for what the main thread calls:
-`tell`, `on`, `at`, `begin`, `check`, `close`.
+The thread belongs to the object. The main thread calls `at`, `check`, `waiting_for` and `blocked`, and may call `tell`,
+`on` and `later`; all handlers are called in the control thread.
 """
 
 import contextlib
-import heapq
-import itertools
-import json
 import os
-import selectors
-import socket
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from mpidp.comm.endings import DRAIN, say
+from mpidp.comm.guard import Guard
+from mpidp.comm.links import Links
 from mpidp.comm.mesh import Peer, connect
 from mpidp.errors import RankLost
 
 if TYPE_CHECKING:
     from mpidp.comm.communicator import Communicator
 
-BEAT = 1.0
-"""Seconds between two signs of life to each of up to 32 peers: with more of them, in proportion."""
+GRACE = 5.0
+"""Seconds that a main thread has to notice that a rank is lost: then it is stuck in a call of MPI."""
 
-SILENT = 3.5  # beats that a living rank does not leave out
-
-READ_AT_ONCE = 1 << 16  # bytes
-
-Handler = Callable[[int, Any], None]
+TURN = 0.5  # seconds for which a rank leaves the word to the one before it
+END = 4.0  # seconds that a launcher has to end this process when the job is at its end
 
 
-class Control:
-    """This rank's connections to all other ranks of the job, by their ranks in it, whatever communicator is at hand."""
+class Control(Links):
+    """What this rank knows of the others, and what its main thread does."""
 
-    def __init__(self, rank: int, peers: list[Peer]):
-        self.rank, self.size = rank, len(peers) + 1
-        self.peers = {peer.rank: peer for peer in peers}
-        self.host, self.pid = socket.gethostname(), os.getpid()
+    def __init__(self, rank: int, peers: list[Peer], guard: Guard | None, abort: Callable[[int], None]):
+        super().__init__(rank, peers)
+        self.guard = guard  # of this rank
+        self.abort = abort  # ends all ranks, with this exit code
+        self.policy = "abort"  # what --on-failure says
+        self.timeout = 600.0  # seconds that a wait may last
         self.step: int | None = None  # the one that the main thread is in
         self.phase = "start"  # what it does there
         self.waiting: Callable[[], str] | None = None  # for what, once it waits
         self.waiting_since = 0.0
-        self.lost: dict[int, str] = {}  # ranks known dead, and how each of them ended
-        self._accepted: set[int] = set()  # of them, those with whom nobody reckons any more
-        self._news = False  # a loss that the main thread has not been told
-        self._lock = threading.Lock()  # over what is still to be sent, and the handlers
-        self._handlers: dict[str, Handler] = {}
-        self._unheard: dict[str, list[tuple[int, Any]]] = defaultdict(list)
-        self._when_lost: list[Callable[[int], None]] = []
-        self._timers: list[tuple[float, int, Callable[[], None]]] = []
-        self._numbers = itertools.count()
-        self._beat = BEAT * max(1.0, self.size / 32)
-        self._closed = False
-        self._selector = selectors.DefaultSelector()
-        self._waker, self._woken = socket.socketpair()
-        for end in (self._waker, self._woken):
-            end.setblocking(False)
-        self._selector.register(self._woken, selectors.EVENT_READ, self._wake)
-        for peer in peers:
-            self._selector.register(peer.socket, selectors.EVENT_READ, peer)
+        self.in_mpi = False  # where it does so in a call that cannot be polled
+        self.ending = False  # the word is said, and the job is at its end
         self.main = threading.get_ident()
-        self.thread = threading.Thread(target=self._run, name="control", daemon=True)
-        self.later(self._beat, self._send_beats)
+        self._accepted: set[int] = set()  # lost ranks with whom nobody reckons any more
+        self._news = False  # a loss that the main thread has not been told
+        self.on_lost(self._one_is_lost)
+        self.on("end", self._another_ends_the_job)
         self.thread.start()
-
-    # For everybody
-
-    def tell(self, kind: str, value: Any = None, to: int | Iterable[int] | None = None) -> None:
-        """Send a JSON-able value to a rank, to several, or (None) to all others; from any thread, and without waiting.
-
-        Those who are lost or have left are passed over; what this rank tells itself is handled at once.
-        """
-        ranks = self.others() if to is None else [to] if isinstance(to, int) else list(to)
-        text = json.dumps([kind, value]).encode() + b"\n"
-        for rank in ranks:
-            if rank == self.rank:
-                self.later(0, partial(self._handle, rank, kind, value))
-            else:
-                self._send(self.peers[rank], text)
-
-    def on(self, kind: str, handler: Handler) -> None:
-        """Have `handler(rank, value)` called, in the control thread, for each message of this kind: it must be short.
-
-        Messages that came before are handed over now.
-        """
-        with self._lock:
-            self._handlers[kind] = handler
-            unheard = self._unheard.pop(kind, [])
-        for rank, value in unheard:
-            self.later(0, partial(handler, rank, value))
-
-    def on_lost(self, handler: Callable[[int], None]) -> None:
-        """Have `handler(rank)` called, in the control thread, for each rank that is lost from now on."""
-        self._when_lost.append(handler)
 
     def at(self, step: int | None = None, phase: str | None = None) -> None:
         """The main thread says where it is."""
         if step is not None:
             self.step = step
+            if self.guard:
+                self.guard.at(step)
         if phase is not None:
             self.phase = phase
 
@@ -122,40 +74,17 @@ class Control:
         """From now on the job goes on without these lost ranks: `check` is silent about them."""
         self._accepted |= set(ranks)
 
-    def others(self) -> list[int]:
-        """The other ranks that are there, as far as is known."""
-        return [rank for rank, peer in self.peers.items() if rank not in self.lost and not peer.left]
-
-    def alive(self) -> list[int]:
-        """All ranks that are there, this one included, in order."""
-        return sorted([self.rank, *self.others()])
-
-    def silent(self, seconds: float | None = None) -> dict[int, float]:
-        """Ranks from whom nothing has come for longer than that (default: a few beats), and since when: stopped, or cut off."""
-        now, limit = time.monotonic(), SILENT * self._beat if seconds is None else seconds
-        return {
-            rank: now - self.peers[rank].heard
-            for rank in self.others()
-            if now - self.peers[rank].heard > limit
-        }
+    def on_failure(self, policy: str) -> None:
+        """What the job is to do when a rank is lost, as `--on-failure` says."""
+        self.policy = policy
+        if self.guard:
+            self.guard.policy(policy)
 
     def where(self) -> str:
         """What the main thread does, for a message."""
         step = "" if self.step is None else f"step {self.step}, "
         waiting = self.waiting
         return f"{step}{self.phase}" + (f", waiting for {waiting()}" if waiting else "")
-
-    def name(self, rank: int) -> str:
-        """A rank with its host and process, for a message."""
-        if rank == self.rank:
-            return f"rank {rank} ({self.host}, pid {self.pid})"
-        return str(self.peers[rank])
-
-    def later(self, seconds: float, action: Callable[[], None]) -> None:
-        """Have `action()` called in the control thread after so many seconds."""
-        with self._lock:
-            heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._numbers), action))
-        self._wake_up()
 
     @contextlib.contextmanager
     def waiting_for(self, what: Callable[[], str]) -> Iterator[None]:
@@ -172,118 +101,46 @@ class Control:
         """Around a call of MPI that does not come back without its peers, and so cannot be polled."""
         self.check()
         with self.waiting_for(lambda: what):
-            yield
+            self.in_mpi = True
+            try:
+                yield
+            finally:
+                self.in_mpi = False
 
-    def close(self) -> None:
-        """Say goodbye to all others and end the thread."""
-        self.tell("goodbye")
-        self._closed = True
-        self._wake_up()
-        if threading.get_ident() != self.thread.ident:
-            self.thread.join(2.0)
+    # In the control thread: endings that the main thread cannot bring about
 
-    # The thread
-
-    def _run(self) -> None:
-        while not self._closed:
-            for key, events in self._selector.select(self._until_next()):
-                if not isinstance(key.data, Peer):
-                    key.data()
-                elif events & selectors.EVENT_READ:
-                    self._receive(key.data)
-                elif key.data.rank not in self.lost:
-                    self._flush(key.data)
-            while self._until_next() == 0:
-                with self._lock:
-                    _, _, action = heapq.heappop(self._timers)
-                action()
-        deadline = time.monotonic() + 1.0  # for the last words of this rank
-        for peer in self.peers.values():
-            while peer.out and not peer.left and peer.rank not in self.lost and time.monotonic() < deadline:
-                self._flush(peer)
-                time.sleep(1e-3)
-            peer.socket.close()
-
-    def _until_next(self) -> float | None:
-        """Seconds until the next thing to do by the clock."""
-        with self._lock:
-            return max(0.0, self._timers[0][0] - time.monotonic()) if self._timers else None
-
-    def _send_beats(self) -> None:
-        for rank in self.others():
-            if not self.peers[rank].out:
-                self._send(self.peers[rank], b"\n")
-        self.later(self._beat, self._send_beats)
-
-    def _send(self, peer: Peer, text: bytes) -> None:
-        with self._lock:
-            peer.out += text
-        self._flush(peer)
-
-    def _flush(self, peer: Peer) -> None:
-        """Hand over what the connection takes now; the thread goes on when it takes more."""
-        with self._lock:
-            had = len(peer.out)
-            with contextlib.suppress(BlockingIOError, OSError):  # what is wrong is seen in reading
-                del peer.out[: peer.socket.send(peer.out) if peer.out else 0]
-            wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if peer.out else 0)
-            if had and not self._closed and not peer.left and peer.rank not in self.lost:
-                self._selector.modify(peer.socket, wanted, peer)
-
-    def _receive(self, peer: Peer) -> None:
-        try:
-            text = peer.socket.recv(READ_AT_ONCE)
-        except BlockingIOError:
+    def end(self, text: str, code: int) -> None:
+        """End the job: say why, and end all ranks with this exit code, whatever their main threads do."""
+        if self.ending:
             return
-        except OSError as error:
-            self._lose(peer, f"is out of reach ({error.strerror})")
-            return
-        if not text:
-            self._lose(peer, "ended without a word")
-            return
-        peer.heard = time.monotonic()
-        *lines, rest = (peer.read + text).split(b"\n")
-        peer.read = bytearray(rest)
-        for line in filter(None, lines):
-            with contextlib.suppress(ValueError):  # what a rank was about to say when it ended
-                kind, value = json.loads(line)
-                self._handle(peer.rank, kind, value)
+        self.ending = True
+        say(text)
+        self.tell("end", code)
+        self.later(DRAIN, threading.Thread(target=self.abort, args=(code,), daemon=True).start)
+        self.later(DRAIN + END, partial(os._exit, code))
 
-    def _handle(self, rank: int, kind: str, value: Any) -> None:
-        if kind == "goodbye":
-            self.peers[rank].left = True
-            return
-        with self._lock:
-            handler = self._handlers.get(kind)
-            if handler is None:
-                self._unheard[kind].append((rank, value))
-        if handler is not None:
-            handler(rank, value)
+    def _another_ends_the_job(self, rank: int, code: int) -> None:
+        """That rank has said why."""
+        self.ending = True
+        self.later(END, partial(os._exit, code))
 
-    def _lose(self, peer: Peer, how: str) -> None:
-        """That connection is at its end."""
-        with self._lock:
-            self._selector.unregister(peer.socket)
-            peer.socket.close()
-            peer.out.clear()
-            if peer.left:
-                return
-            self.lost[peer.rank] = f"{peer} {how}"
+    def _one_is_lost(self, rank: int) -> None:
         self._news = True
-        for handler in self._when_lost:
-            handler(peer.rank)
+        self.later(GRACE + TURN * self.alive().index(self.rank), self._main_is_stuck)
 
-    def _wake(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            self._woken.recv(READ_AT_ONCE)
-
-    def _wake_up(self) -> None:
-        if threading.get_ident() != self.thread.ident:
-            with contextlib.suppress(BlockingIOError):  # it is awake
-                self._waker.send(b"!")
+    def _main_is_stuck(self) -> None:
+        try:
+            if self.in_mpi or self.policy != "shrink":
+                self.check()
+        except RankLost as lost:
+            self.end(f"error: {lost}", 1)
 
 
-def start(comm: "Communicator") -> Control | str:
+def start(comm: "Communicator", guard: Guard | None) -> Control | str:
     """The control plane of the ranks of `comm`, all of which call this; or, on all of them, why there is none."""
     peers = connect(comm)
-    return peers if isinstance(peers, str) else Control(comm.rank, peers)
+    if isinstance(peers, str):
+        return peers
+    if guard:
+        guard.connected([peer.socket for peer in peers])
+    return Control(comm.rank, peers, guard, comm.Abort)

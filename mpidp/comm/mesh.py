@@ -36,6 +36,7 @@ class Peer:
     read: bytearray = field(default_factory=bytearray)  # of a line whose end is still to come
     heard: float = 0.0  # when it last sent anything
     left: bool = False  # has said goodbye
+    ending: str = "ended without a word"  # how it did, as far as its guard could say
 
     def __str__(self) -> str:
         return f"rank {self.rank} ({self.host}, pid {self.pid})"
