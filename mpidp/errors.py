@@ -10,3 +10,11 @@ class UserError(Exception):
 
 class RunError(Exception):
     """A run that cannot go on (a rank lost, a peer silent, a loss not finite): one line, exit code 1."""
+
+
+class RankLost(RunError):
+    """Ranks have ended without the others: `lost` says of each how (their ranks in the job, not in a communicator)."""
+
+    def __init__(self, lost: dict[int, str], where: str):
+        super().__init__(f"{'; '.join(lost.values())}; {where}")
+        self.lost = lost

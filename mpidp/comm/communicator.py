@@ -8,10 +8,11 @@ the peer when nothing has come for `timeout` seconds. Where every rank has a cor
 one from, and sleep would only cost the time of waking up: there it tests for 20 ms.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -20,6 +21,9 @@ from mpidp.comm.memory import Memory
 from mpidp.comm.objects import Objects
 from mpidp.comm.pending import Pending
 from mpidp.errors import RunError
+
+if TYPE_CHECKING:
+    from mpidp.comm.control import Control
 
 T = TypeVar("T")
 
@@ -77,6 +81,9 @@ class Communicator(Objects, Memory):
         self.known_hosts: tuple[int, ...] | None = None
         self.neighbours: Communicator | None = None
         self.turn = 0  # of `Waitany`
+        self.control: Control | None = (
+            None  # where ranks are processes: of the whole job, in all its communicators
+        )
 
     # Verbs on buffers
 
@@ -167,7 +174,7 @@ class Communicator(Objects, Memory):
     def Split(self, color: int, key: int) -> "Communicator":
         """A communicator of the ranks that gave the same `color`, ordered by `key`; traffic is counted anew."""
         split = self._split(color, key)
-        split.timeout, split.spin = self.timeout, self.spin
+        split.timeout, split.spin, split.control = self.timeout, self.spin, self.control
         return split
 
     def Dup(self) -> "Communicator":
@@ -219,17 +226,30 @@ class Communicator(Objects, Memory):
         began = now = time.perf_counter()
         while (found := look()) is None:
             now = time.perf_counter()
-            if now - began < self.spin:
-                continue
-            if now - began > self.timeout:
-                raise RunError(
-                    f"rank {self.rank} waited {self.timeout:g} s for {what()}; "
-                    "that rank is lost, stopped or far behind (--timeout sets this limit)"
-                )
-            time.sleep(min(max(SHORTEST_NAP, (now - began) / 8), LONGEST_NAP))
-            now = time.perf_counter()
+            if now - began >= self.spin:
+                found = self._nap(look, what, began)
+                now = time.perf_counter()
+                break
         self.traffic.seconds_waiting += max(0.0, now - began - SHORT_SPIN)
         return found
+
+    def _nap(self, look: Callable[[], T | None], what: Callable[[], str], began: float) -> T:
+        """The rest of a wait that has lasted for a while. Raises RankLost where what is awaited may never come."""
+        with self.control.waiting_for(what) if self.control else contextlib.nullcontext():
+            while (found := look()) is None:
+                if self.control:
+                    self.control.check()
+                waited = time.perf_counter() - began
+                if waited > self.timeout:
+                    self._give_up(what())
+                time.sleep(min(max(SHORTEST_NAP, waited / 8), LONGEST_NAP))
+        return found
+
+    def _give_up(self, what: str) -> None:
+        raise RunError(
+            f"rank {self.rank} waited {self.timeout:g} s for {what}; "
+            "that rank is lost, stopped or far behind (--timeout sets this limit)"
+        )
 
     # What a transport supplies
 
