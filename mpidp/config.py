@@ -22,13 +22,14 @@ from mpidp.data.split import SPLITS
 from mpidp.diagnostics import DiagnosticOptions
 from mpidp.errors import UserError
 from mpidp.models import MODELS
+from mpidp.numbers import NumberOptions, check
 from mpidp.optim import OPTIMIZERS, SCHEDULES
 from mpidp.options import NoOptions, build, dashed, option, unknown
 from mpidp.strategies import STRATEGIES
 
 
 @dataclass
-class RunOptions(DiagnosticOptions):
+class RunOptions(DiagnosticOptions, NumberOptions):
     """What is chosen, how long and how it is trained, and what is written where."""
 
     model: str = option("gpt", "what to train", choices=MODELS)
@@ -65,8 +66,9 @@ class RunOptions(DiagnosticOptions):
     clip: float | None = option(None, "limit on the norm of the gradient", above=0)
     dtype: str = option(
         "float32",
-        "type of parameters and arithmetic; bfloat16: of the operands of dense products alone, all else is float32",
-        choices=("float32", "float64", arithmetic.BFLOAT16),
+        "type of parameters and arithmetic; those of 16 bits: of the operands of dense products alone, all else is "
+        "float32",
+        choices=("float32", "float64", *arithmetic.OF_OPERANDS),
     )
     seed: int = option(0, "of initial values, sample order, dropout and splits", minimum=0)
     validation_fraction: float = option(
@@ -99,6 +101,7 @@ class RunOptions(DiagnosticOptions):
             raise UserError(
                 f"--keep-checkpoints {self.keep_checkpoints} needs --checkpoint-every N, without which there are none"
             )
+        check(self)
         if self.reproducible is not None:
             combinations.check_reproducible(self)
 
@@ -110,13 +113,15 @@ GROUPS = {
         "steps", "epochs", "batch_size", "micro_batch", "optimizer", "lr", "schedule", "clip",
     ),
     "output": ("run_dir", "resume", "checkpoint_every", "keep_checkpoints", "eval_every", "log_every", "json"),
+    "numbers gone bad": tuple(f.name for f in fields(NumberOptions)),
     "diagnostics": tuple(f.name for f in fields(DiagnosticOptions)),
     "machine": ("threads", "blas", "timeout"),
 }  # fmt: skip
 
 MAY_CHANGE = {
     "steps", "epochs", "run-dir", "resume", "checkpoint-every", "keep-checkpoints", "eval-every", "log-every",
-    "threads", "timeout", "json", *(f.name.replace("_", "-") for f in fields(DiagnosticOptions)),
+    "threads", "timeout", "json", "on-nonfinite", "max-skips", "max-rewinds",
+    *(f.name.replace("_", "-") for f in fields(DiagnosticOptions)),
 }  # fmt: skip
 """Options that a resumed run may give anew: they say how long and how, not what is trained."""
 

@@ -45,12 +45,14 @@ class Progress:
         self.loss, self.count = 0.0, 0  # of its samples since the last logged step
         self.logged_at = 0.0  # seconds then
         self.tally = Tally(job.comm)
+        job.numbers.say = self.report.say
         self.lines: deque[dict[str, Any]] = deque()  # logged steps of which some rank's part is still to come
         # What a run knows of itself and hands on to the one that resumes it.
         known = resumed.manifest if resumed else {}
         self.before: float | None = known.get("validation_loss_before")
         self.last: dict[str, Any] = known.get("last", {})
         job.diagnostics.load(known.get("diagnostics", {}))
+        job.numbers.load(known.get("numbers", {}))
 
     def begin(self, done: int, scores: "Scores | None") -> None:
         """Say what runs; `scores`: of the model before the first step, where this is the run's beginning."""
@@ -90,8 +92,8 @@ class Progress:
         self.waiting += strategy.comm.traffic.seconds_waiting - waiting
 
     def step(self, step: Step, loss: float) -> None:
-        """A step is done; `loss`: summed over this rank's samples."""
-        self.loss += loss
+        """A step is done, or was left out; `loss`: summed over this rank's samples."""
+        self.loss += loss if step.total else 0.0
         self.count += step.samples
         self.samples += step.samples
         self.report.advance(step.t)
@@ -102,6 +104,15 @@ class Progress:
             self.log(step)
         self.tell()
         self.report.figures(step.t, self.job.diagnostics.after(step, logged))
+
+    def back(self, manifest: dict[str, Any]) -> int:
+        """The run has gone back to the checkpoint of this manifest; its step."""
+        self.tell(wait=True)
+        self.loss, self.count, self.logged_at = 0.0, 0, self.seconds
+        self.last = manifest["last"]
+        self.report.keep_metrics_until(manifest["step"])
+        self.report.advance(manifest["step"])
+        return manifest["step"]
 
     def log(self, step: Step) -> None:
         """Of all samples since the last logged step: this rank's part of their mean loss, and the rate of its own."""
@@ -117,7 +128,7 @@ class Progress:
             "samples_per_second": None,
             **({"tokens_per_second": None} if self.tokens else {}),
         }
-        self.lines.append(line | self.job.strategy.report())
+        self.lines.append(line | self.job.strategy.report() | self.job.numbers.report())
 
     def tell(self, wait: bool = False) -> None:
         """Write the lines of which every rank's part is here; wait: all lines up to now."""
@@ -145,6 +156,7 @@ class Progress:
             "validation_loss_before": self.before,
             "last": self.last,
             "diagnostics": self.job.diagnostics.facts(),
+            "numbers": self.job.numbers.facts(),
         }
 
     def saved(self, t: int, error: str | None) -> None:
@@ -239,6 +251,7 @@ class Progress:
             "resumed_from": self.done or None,
             "run_dir": str(self.folder),
             **job.diagnostics.summary(),
+            **job.numbers.summary(),
             **strategy.summary(),
         }
         return {

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from mpidp import diagnostics
 from mpidp.machine import terminal_columns
+from mpidp.numbers.watch import rows as number_rows
 
 
 class Report:
@@ -165,7 +166,7 @@ def summary_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     if "dropped_gradients" in facts:
         dropped = facts["dropped_gradients"]
         rows.append(("dropped gradients", f"{sum(dropped)}; by worker {', '.join(map(str, dropped))}"))
-    rows += diagnostics.rows(facts)
+    rows += diagnostics.rows(facts) + number_rows(facts)
     rows.append(("params SHA-256", facts["params_sha256"]))
     rows.append(("merged model", f"{facts['run_dir']}/model.safetensors"))
     return rows
