@@ -3,13 +3,12 @@
 import contextlib
 import hashlib
 import json
-import math
 import time
 from collections import deque
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
@@ -19,16 +18,15 @@ from mpidp.building import Job
 from mpidp.comm.world import together
 from mpidp.compression import PLAIN
 from mpidp.errors import RunError, UserError
+from mpidp.evaluation import Scores, require_finite, require_good
 from mpidp.model_file import save_model
 from mpidp.models.gpt import stream
+from mpidp.numbers import REWIND
 from mpidp.report import Report
 from mpidp.stragglers import by_rank
 from mpidp.strategies import Step
 from mpidp.tally import Tally
 from mpidp.workspace import Resumed, write_whole
-
-if TYPE_CHECKING:
-    from mpidp.evaluation import Scores
 
 
 class Progress:
@@ -54,7 +52,7 @@ class Progress:
         job.diagnostics.load(known.get("diagnostics", {}))
         job.numbers.load(known.get("numbers", {}))
 
-    def begin(self, done: int, scores: "Scores | None") -> None:
+    def begin(self, done: int, scores: Scores | None) -> None:
         """Say what runs; `scores`: of the model before the first step, where this is the run's beginning."""
         job, config = self.job, self.job.config
         self.done = done
@@ -139,10 +137,15 @@ class Progress:
                 self.last["tokens_per_second"] = round(rate * self.tokens, 3)
             self.report.metrics(self.last)
 
-    def scored(self, t: int, scores: "Scores") -> None:
+    def scored(self, t: int, scores: Scores) -> None:
         """An evaluation on the way."""
         self.tell(wait=True)
-        require_finite(scores, f"at step {t}")
+        try:
+            require_finite(self.job, scores, f"at step {t}")
+        except RunError as error:
+            if self.job.config.run.on_nonfinite != REWIND:
+                raise
+            return self.report.say(f"warning: {error}")
         line = {"step": t, "validation_loss": scores.loss}
         if scores.accuracy is not None:
             line["accuracy"] = scores.accuracy
@@ -164,12 +167,12 @@ class Progress:
         if error is not None:
             self.report.say(f"warning: no checkpoint at step {t}: {error}; training goes on")
 
-    def finish(self, scores: "Scores") -> dict[str, Any]:
+    def finish(self, scores: Scores) -> dict[str, Any]:
         """Write the merged model and the summary; the summary. Raises RunError where the model is not finite."""
         job, config = self.job, self.job.config
         self.tell(wait=True)
         self.report.end()
-        require_finite(scores, "of the merged model")
+        require_good(job, scores)
         summary = self.summary(scores)
         together(job.comm, lambda: self.write(summary) if job.comm.rank == 0 else None)
         if job.comm.rank == 0:
@@ -194,7 +197,7 @@ class Progress:
                 "from the last checkpoint"
             ) from None
 
-    def summary(self, scores: "Scores") -> dict[str, Any]:
+    def summary(self, scores: Scores) -> dict[str, Any]:
         """All figures of the run, the same on every rank."""
         job, run, strategy = self.job, self.job.config.run, self.job.strategy
         traffic = strategy.comm.traffic
@@ -259,12 +262,6 @@ class Progress:
             for name, value in facts.items()
             if value is not None or name in ("collective", "resumed_from")
         }
-
-
-def require_finite(scores: "Scores", whose: str) -> None:
-    """Raise RunError for a loss that is infinite or no number."""
-    if not math.isfinite(scores.loss):
-        raise RunError(f"the validation loss {whose} is {scores.loss}: lower --lr, or set --clip")
 
 
 def weight_error(job: Job) -> float | None:
