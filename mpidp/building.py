@@ -1,14 +1,12 @@
 """From options to the parts of a run: data, split, model, strategy."""
 
 import math
-import os
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import threadpoolctl
 
 from mpidp import arithmetic, checkpoint, routing
 from mpidp.arrays import Array
@@ -23,18 +21,17 @@ from mpidp.data import load as load_data
 from mpidp.data.split import SPLITS, Split
 from mpidp.diagnostics import Diagnostics
 from mpidp.errors import UserError
-from mpidp.machine import cores, memory_available, usable_cores
+from mpidp.machine import memory_available, pin_threads, usable_cores
 from mpidp.models import MODELS
 from mpidp.nn import Model
 from mpidp.nn.accumulation import Adder, InOrder, Tree
 from mpidp.nn.kernels.products import Products
+from mpidp.numbers.watch import Numbers
 from mpidp.optim import OPTIMIZERS, SCHEDULES
 from mpidp.routing import Choice
 from mpidp.stragglers import Lag, lag
 from mpidp.strategies import STRATEGIES, Setup, Step, Strategy
 from mpidp.workspace import Resumed, from_rank_0, lasting
-
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 
 SHORT_BUFFERS = 1024
 """Elements: NumPy copies operands whose rows it cannot join through buffers of so many elements (8192 by default) to
@@ -59,6 +56,7 @@ class Job:
     diagnostics: Diagnostics
     lag: Lag  # of this rank, where --slow says so
     adder: Adder  # of the parts of a batch that this rank works on one after another
+    numbers: Numbers = field(init=False)
     claims: Sequence[Claim] = ()  # on the run's directory: rank 0's, as long as the job lives
 
     def ready(self, lo: int, hi: int) -> None:
@@ -79,16 +77,20 @@ class Job:
     def batch(self, t: int) -> tuple[Step, Array, Array, np.ndarray]:
         """This rank's part of the global batch of step t: (step, x, y, slots in the global batch)."""
         self.lag.begin()
-        epoch, turn = divmod(t - 1, self.split.steps_per_epoch)
-        nothing, shards = np.empty(0, np.int64), range(0) if self.strategy.behind(t) else self.shards
-        parts = [self.split.part(epoch, turn, shard) for shard in shards] or [(nothing, nothing)]
+        parts = self.parts(t)
         indices, slots = (np.concatenate(column) for column in zip(*parts, strict=True))
         cuts: Sequence[int] = np.cumsum([len(part) for part, _ in parts[:-1]], dtype=np.int64).tolist()
         if micro := self.config.run.micro_batch:
             cuts = range(micro, len(indices), micro)
-        total = self.split.batch_count(epoch, turn)
+        total = self.split.batch_count(*divmod(t - 1, self.split.steps_per_epoch))
         step = Step(t, len(indices), total, self.schedule(t), self.meeting(t), cuts)
         return step, *self.data.train.batch(indices), slots
+
+    def parts(self, t: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """(indices, slots) of this rank's samples in step t, for each of its shards."""
+        epoch, turn = divmod(t - 1, self.split.steps_per_epoch)
+        nothing, shards = np.empty(0, np.int64), range(0) if self.strategy.behind(t) else self.shards
+        return [self.split.part(epoch, turn, shard) for shard in shards] or [(nothing, nothing)]
 
     def meeting(self, t: int) -> bool:
         """Whether all ranks come together after step t."""
@@ -107,6 +109,7 @@ class Job:
             "options": lasting(self.config),
             "collective": self.route and self.route.name,
             "diagnostics": self.diagnostics.facts(),
+            "numbers": self.numbers.facts(),
         }
 
     def load(self, resumed: Resumed) -> int:
@@ -115,6 +118,7 @@ class Job:
         try:
             self.strategy.resume(saved)
             self.diagnostics.load(resumed.manifest.get("diagnostics", {}))
+            self.numbers.load(resumed.manifest.get("numbers", {}))
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise checkpoint.unfit(resumed.path, error) from error
         return resumed.manifest["step"]
@@ -129,7 +133,7 @@ def build(config: Config, comm: Communicator, resumed: Resumed | None = None) ->
     """
     run = config.run
     comm.timeout = run.timeout
-    pin_threads(1 if run.reproducible else run.threads, comm)
+    pin_threads(1 if run.reproducible else run.threads, alone=comm.size == 1)
     np.setbufsize(SHORT_BUFFERS)
     spin_if_alone(comm, usable_cores())
     dtype = arithmetic.vectors_dtype(run.dtype)
@@ -179,9 +183,11 @@ def build(config: Config, comm: Communicator, resumed: Resumed | None = None) ->
     late = together(comm, lambda: lag(run.slow, strategy))
     schedule = SCHEDULES[run.schedule](config.schedule, run.lr, steps)
     adder = Tree() if run.reproducible else InOrder()
-    return Job(
+    job = Job(
         config, comm, data, split, model, strategy, schedule, steps, route, products, diagnostics, late, adder
     )
+    job.numbers = together(comm, lambda: Numbers(job))
+    return job
 
 
 def choose_route(config: Config, comm: Communicator, n: int, dtype: Any, resumed: Resumed | None) -> Choice:
@@ -233,18 +239,6 @@ def make_split(config: Config, data: Data, workers: int) -> Split:
     return SPLITS[run.split](
         len(data.train), run.batch_size, workers, run.seed, data.train.labels, config.split
     )
-
-
-def pin_threads(threads: int | None, comm: Communicator) -> None:
-    """BLAS threads of this rank: 1, or all cores where one rank is alone, unless the environment says otherwise.
-
-    Ranks of one host share its cores, and a thread that waits for another rank's thread is worse than none.
-    """
-    if threads is None:
-        if any(name in os.environ for name in THREAD_VARIABLES):
-            return
-        threads = len(cores()) if comm.size == 1 else 1
-    threadpoolctl.threadpool_limits(threads)
 
 
 def require_memory(model: Model, strategy: type[Strategy], config: Config, comm: Communicator) -> None:

@@ -3,12 +3,11 @@
 import contextlib
 import hashlib
 import json
-import math
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mpidp.arrays import to_host
 from mpidp.building import Job
@@ -16,15 +15,14 @@ from mpidp.checkpoint import Checkpoints, checkpoint_figures
 from mpidp.comm.world import together
 from mpidp.compression import PLAIN
 from mpidp.errors import RunError
+from mpidp.evaluation import Scores, require_finite, require_good
+from mpidp.numbers import REWIND
 from mpidp.report import Report
 from mpidp.results import sample, weight_error, write
 from mpidp.stragglers import by_rank
 from mpidp.strategies import Step
 from mpidp.tally import Tally
 from mpidp.workspace import Resumed
-
-if TYPE_CHECKING:
-    from mpidp.evaluation import Scores
 
 LAST_CHECKPOINT = 30.0
 """Seconds that a rank that fails takes to have on disk what it was writing, before it ends the others."""
@@ -46,6 +44,7 @@ class Progress:
         self.loss, self.count = 0.0, 0  # of its samples since the last logged step
         self.logged_at = 0.0  # seconds then
         self.tally = Tally(job.comm)
+        job.numbers.say = self.report.say
         self.lines: deque[dict[str, Any]] = deque()  # logged steps of which some rank's part is still to come
         self.logged: tuple[dict[str, Any], list[float]] = ({}, [])  # the last such step, and this rank's part
         self.skipped = resumed.skipped if resumed else ()
@@ -62,7 +61,7 @@ class Progress:
         self.before: float | None = known.get("validation_loss_before")
         self.last: dict[str, Any] = known.get("last", {})
 
-    def begin(self, done: int, scores: "Scores | None") -> None:
+    def begin(self, done: int, scores: Scores | None) -> None:
         """Say what runs; `scores`: of the model before the first step, where this is the run's beginning."""
         job, config = self.job, self.job.config
         self.done = done
@@ -110,8 +109,8 @@ class Progress:
         self.waiting += strategy.comm.traffic.seconds_waiting - waiting
 
     def step(self, step: Step, loss: float) -> None:
-        """A step is done; `loss`: summed over this rank's samples."""
-        self.loss += loss
+        """A step is done, or was left out; `loss`: summed over this rank's samples."""
+        self.loss += loss if step.total else 0.0
         self.count += step.samples
         self.samples += step.samples
         self.report.advance(step.t)
@@ -121,6 +120,15 @@ class Progress:
             self.log(step)
         self.tell()
         self.report.figures(step.t, self.job.diagnostics.after(step, logged))
+
+    def back(self, manifest: dict[str, Any]) -> int:
+        """The run has gone back to the checkpoint of this manifest; its step."""
+        self.tell(wait=True)
+        self.loss, self.count, self.logged_at = 0.0, 0, self.seconds
+        self.last = manifest["last"]
+        self.report.keep_metrics_until(manifest["step"], self.last)
+        self.report.advance(manifest["step"])
+        return manifest["step"]
 
     def log(self, step: Step) -> None:
         """Of all samples since the last logged step: this rank's part of their mean loss, and the rate of its own."""
@@ -137,7 +145,7 @@ class Progress:
             "samples_per_second": None,
             **({"tokens_per_second": None} if self.tokens else {}),
         }
-        self.logged = line | self.job.strategy.report(), part
+        self.logged = line | self.job.strategy.report() | self.job.numbers.report(), part
         self.lines.append(self.logged[0])
 
     def tell(self, wait: bool = False) -> None:
@@ -157,10 +165,15 @@ class Progress:
             figures["tokens_per_second"] = round(rate * self.tokens, 3)
         return line | figures
 
-    def scored(self, t: int, scores: "Scores") -> None:
+    def scored(self, t: int, scores: Scores) -> None:
         """An evaluation on the way."""
         self.tell(wait=True)
-        require_finite(scores, f"at step {t}")
+        try:
+            require_finite(self.job, scores, f"at step {t}")
+        except RunError as error:
+            if self.job.config.run.on_nonfinite != REWIND:
+                raise
+            return self.report.say(f"warning: {error}")
         line = {"step": t, "validation_loss": scores.loss}
         if scores.accuracy is not None:
             line["accuracy"] = scores.accuracy
@@ -175,11 +188,14 @@ class Progress:
         known = self.job.facts() | {"validation_loss_before": self.before}
 
         def facts(parts: Sequence[Sequence[float]]) -> dict[str, Any]:
-            return known | {
-                "last": self.completed(line, [sum(column) for column in zip(*parts, strict=True)])
-            }
+            sums = [sum(column) for column in zip(*parts, strict=True)]
+            return known | {"last": self.completed(line, sums) if line else {}}
 
-        waited = self.checkpoints.save(t, self.job.strategy.saved(), facts, part)
+        arrays = self.job.strategy.saved()
+        if why := self.job.numbers.unfit(arrays):
+            self.report.say(f"warning: no checkpoint at step {t}: {why}; training goes on")
+            return why
+        waited = self.checkpoints.save(t, arrays, facts, part)
         if waited > LONG_WAIT and not self.warned:
             self.warned = True
             self.report.say(
@@ -188,13 +204,13 @@ class Progress:
             )
         return self.checkpoints.finish() if wait else None
 
-    def finish(self, scores: "Scores") -> dict[str, Any]:
+    def finish(self, scores: Scores) -> dict[str, Any]:
         """Write the merged model and the summary; the summary. Raises RunError where the model is not finite."""
         job, config = self.job, self.job.config
         self.checkpoints.settle()
         self.tell(wait=True)
         self.report.end()
-        require_finite(scores, "of the merged model")
+        require_good(job, scores)
         summary = self.summary(scores)
         together(job.comm, lambda: write(job, self.folder, summary) if job.comm.rank == 0 else None)
         if job.comm.rank == 0:
@@ -207,7 +223,7 @@ class Progress:
             claim.release()
         return summary
 
-    def summary(self, scores: "Scores") -> dict[str, Any]:
+    def summary(self, scores: Scores) -> dict[str, Any]:
         """All figures of the run, the same on every rank."""
         job, run, strategy = self.job, self.job.config.run, self.job.strategy
         traffic = strategy.comm.traffic
@@ -267,6 +283,7 @@ class Progress:
             "run_dir": str(self.folder),
             **checkpoint_figures(saved),
             **job.diagnostics.summary(),
+            **job.numbers.summary(),
             **strategy.summary(),
         }
         return {
@@ -274,9 +291,3 @@ class Progress:
             for name, value in facts.items()
             if value is not None or name in ("collective", "resumed_from")
         }
-
-
-def require_finite(scores: "Scores", whose: str) -> None:
-    """Raise RunError for a loss that is infinite or no number."""
-    if not math.isfinite(scores.loss):
-        raise RunError(f"the validation loss {whose} is {scores.loss}: lower --lr, or set --clip")
