@@ -5,7 +5,7 @@ import pytest
 from mpidp.comm import run_ranks as run_threads
 from mpidp.train import train as train_on
 from mpidp.workspace import configure
-from tests.crash import failing
+from tests.crash import failing, once_saved
 from tests.launch import run_ranks
 from tests.test_train import losses, summary, train
 
@@ -56,8 +56,9 @@ def test_fewer_and_then_more_ranks(tmp_path, sync):
 def test_killed_on_4_ranks_it_goes_on_with_3_and_then_with_2(tmp_path, sync):
     args = options(sync, tmp_path / "run")
     kill = "os.kill(os.getpid(), signal.SIGKILL)"
-    assert run_ranks(4, ["-c", failing(kill, 7, 3), *args]).returncode != 0
-    again = run_ranks(3, ["-c", failing(kill, 10, 1), *args, "--resume"])
+    first, second = (once_saved(tmp_path / "run", step, kill) for step in (4, 8))
+    assert run_ranks(4, ["-c", failing(first, 7, 3), *args]).returncode != 0
+    again = run_ranks(3, ["-c", failing(second, 10, 1), *args, "--resume"])
     assert again.returncode != 0 and "goes on after step 4, saved by 4 ranks" in again.stdout + again.stderr
     finished = run_ranks(2, train(*args, "--resume"))
     facts = summary(finished)

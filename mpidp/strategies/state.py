@@ -7,6 +7,7 @@ import numpy as np
 
 from mpidp.arrays import Array
 from mpidp.comm import Communicator
+from mpidp.comm.world import SharedError
 from mpidp.compression import Sum
 from mpidp.errors import RunError
 from mpidp.takeover import BOUNDS, Rule, Rules, Same, rule_of, share
@@ -86,8 +87,8 @@ class Stateful:
 
         Workers that are lost take with them what they alone had done, and the shares are those of the others.
         """
-        gone = [rank for rank in self.owners(saved.ranks, self.options) if rank in saved.lost]
-        if gone:
+        owners = self.owners(saved.ranks, self.options)
+        if gone := [rank for rank in owners if rank in saved.lost]:
             raise StateLost(f"rank {gone[0]} of {saved.ranks} alone had its part of the model's state")
         rules = self.rules() | prefixed("state.sum", self.summing.rules if self.summing else {})
         left = [rank for rank in range(saved.ranks) if rank not in saved.lost]
@@ -95,6 +96,11 @@ class Stateful:
         taken: dict[str, Rule] = {}
         for i, rank in enumerate(left):
             arrays, ours = saved.of(rank), share(i, had, self.worker, self.workers)
+            if rank in owners and BOUNDS not in arrays:
+                raise SharedError(
+                    f"--resume: rank {rank}'s file does not say which part of the model it is of, as files of older "
+                    f"versions do not: start mpirun -n {saved.ranks}, as many ranks as that run had"
+                )
             for name in arrays.keys() - {BOUNDS}:
                 if name not in taken:
                     taken[name] = rule_of(rules, name)

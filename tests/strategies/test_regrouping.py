@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 
 from mpidp.comm import run_ranks
+from mpidp.comm.world import SharedError
 from mpidp.errors import UserError
 from mpidp.strategies import STRATEGIES
 from mpidp.strategies.averaging import Averaging
 from mpidp.takeover import BOUNDS
-from tests.regrouping import goes_on, regrouped
+from tests.regrouping import Memory, goes_on, regrouped, resumed
 from tests.runs import Run, relative
 
 PAIRS = [(4, 3), (2, 5), (3, 1), (1, 3)]
@@ -138,6 +139,16 @@ def test_an_asynchronous_server_counts_on(before, after, delay_compensation):
     assert sum(new[0][2]["staleness"].values()) == version + 4 * (after - 1)
 
 
+def test_copies_of_windows_begin_anew():
+    """What a rank works on is all that any rank has added, and its staleness counts from there."""
+
+    def of(run):
+        return run.strategy.params.copy(), run.strategy.seen.item(), run.merged()
+
+    _, new = both(4, 3, 5, of, name="onesided", case=0)
+    assert all((x == model).all() and seen == 20 for x, seen, model in new)
+
+
 def test_dropped_gradients_and_staleness_are_not_forgotten():
     def of(run):
         return run.strategy.summary()
@@ -188,3 +199,16 @@ def test_owners_save_where_their_part_is(name):
     assert [rank for rank in range(4) if BOUNDS in saved[rank]] == list(
         strategy.owners(4, strategy.Options())
     )
+
+
+def test_an_older_checkpoint_that_does_not_say_so():
+    def body(comm):
+        saved = Memory(comm, 2, Run(comm, "sharded", 0).steps(1).strategy.saved())
+        for arrays in saved.arrays:
+            del arrays[BOUNDS]
+        resumed(comm, saved, 1, name="sharded", case=0)  # as many ranks
+        saved.ranks = 1
+        with pytest.raises(SharedError, match="start mpirun -n 1"):
+            resumed(comm, saved, 1, name="sharded", case=0)
+
+    run_ranks(2, body)
