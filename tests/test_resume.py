@@ -19,8 +19,11 @@ from mpidp.train import run
 from tests.checkpoint.saving import names
 from tests.checkpoint.test_reading import rewrite
 
-MLP = ["--model", "mlp", "--data", "synthetic-classes", "--samples", 90, "--batch-size", 18, "--hidden", "8", "--schedule", "constant",
-       "--collective", "ring", "--checkpoint-every", 2, "--keep-checkpoints", 9, "--log-every", 1]  # fmt: skip
+MLP = [
+    "--model", "mlp", "--data", "synthetic-classes", "--samples", 90, "--batch-size", 18, "--hidden", "8",
+    "--schedule", "constant", "--collective", "ring", "--checkpoint-every", 2, "--keep-checkpoints", 9,
+    "--log-every", 1,
+]  # fmt: skip
 
 
 def train(folder, *args, ranks=2):
