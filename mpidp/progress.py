@@ -92,6 +92,8 @@ class Progress:
             f"{job.steps} steps of {config.run.batch_size} samples ({epochs:.3g} epochs), into {self.folder}; {begins}"
         )
         self.report.begin(done)
+        if config.run.checkpoint_every:
+            self.checkpoints.prepare(job.strategy.saved())
 
     @contextlib.contextmanager
     def stepping(self) -> Iterator[None]:

@@ -8,6 +8,7 @@ No main thread waits for another rank. At most one checkpoint is under way: wher
 complete, training waits, so that a run keeps the checkpoints that its user asked for, and says so once.
 """
 
+import contextlib
 import secrets
 import shutil
 import threading
@@ -79,8 +80,21 @@ class Checkpoints:
         self.thread.start()
         return copied_from - began
 
+    def prepare(self, arrays: Mapping[str, Array]) -> None:
+        """Find memory for copies of such arrays, in a thread: to find it takes as long as to write."""
+        shapes = {name: (array.shape, array.dtype) for name, array in arrays.items()}
+
+        def find() -> None:
+            with contextlib.suppress(MemoryError):
+                for name, (shape, dtype) in shapes.items():
+                    self.copies[name] = np.empty(shape, dtype)
+                    self.copies[name].fill(0)
+
+        self.thread = threading.Thread(target=find, name="checkpoint", daemon=True)
+        self.thread.start()
+
     def copy(self, name: str, array: Array) -> np.ndarray:
-        """A copy in the memory of the last one, if it fits: fresh memory has to be cleared first."""
+        """A copy in the memory of the last one, if it fits."""
         ours, kept = to_host(array), self.copies.get(name)
         if kept is None or kept.shape != ours.shape or kept.dtype != ours.dtype:
             kept = np.empty(ours.shape, ours.dtype)

@@ -19,7 +19,7 @@ class Reports:
 
     def __init__(self, comm: Communicator, name: str):
         self.comm, self.name = comm.Dup(), name
-        self.control = getattr(comm, "control", None)
+        self.control = comm.control
         if self.control is not None:
             self.heard: dict[int, dict[int, Any]] = defaultdict(dict)  # step -> rank -> report
             self.news = threading.Condition()
