@@ -22,6 +22,7 @@ from mpidp.data import PATHS, SOURCES, find
 from mpidp.data.split import SPLITS
 from mpidp.diagnostics import DiagnosticOptions
 from mpidp.errors import UserError
+from mpidp.failure_options import FailureOptions
 from mpidp.models import MODELS
 from mpidp.numbers import NumberOptions, check
 from mpidp.optim import OPTIMIZERS, SCHEDULES
@@ -30,7 +31,7 @@ from mpidp.strategies import STRATEGIES
 
 
 @dataclass
-class RunOptions(DiagnosticOptions, CheckpointOptions, NumberOptions):
+class RunOptions(DiagnosticOptions, CheckpointOptions, NumberOptions, FailureOptions):
     """What is chosen, how long and how it is trained, and what is written where."""
 
     model: str = option("gpt", "what to train", choices=MODELS)
@@ -109,13 +110,15 @@ GROUPS = {
     ),
     "output": ("run_dir", *(f.name for f in fields(CheckpointOptions)), "eval_every", "log_every", "json"),
     "numbers gone bad": tuple(f.name for f in fields(NumberOptions)),
+    "when a rank is lost": tuple(f.name for f in fields(FailureOptions)),
     "diagnostics": tuple(f.name for f in fields(DiagnosticOptions)),
     "machine": ("threads", "blas", "timeout"),
 }  # fmt: skip
 
 MAY_CHANGE = {
     "steps", "epochs", "run-dir", "eval-every", "log-every", "threads", "timeout", "json", "on-nonfinite", "max-skips",
-    "max-rewinds", *(dashed(f.name) for options in (CheckpointOptions, DiagnosticOptions) for f in fields(options)),
+    "max-rewinds",
+    *(dashed(f.name) for group in (CheckpointOptions, FailureOptions, DiagnosticOptions) for f in fields(group)),
 }  # fmt: skip
 """Options that a resumed run may give anew: they say how long and how, not what is trained."""
 

@@ -13,10 +13,11 @@ import numpy as np
 
 from mpidp.building import Job, build
 from mpidp.comm import Communicator
-from mpidp.comm.world import guarded
+from mpidp.comm.world import guarded, together
 from mpidp.commandline import wants_help
 from mpidp.config import Config
 from mpidp.evaluation import score
+from mpidp.failure_options import require_supervisor
 from mpidp.machine import print_anything
 from mpidp.numbers import REWIND
 from mpidp.numbers.rewind import go_back
@@ -83,6 +84,7 @@ def run(comm: Communicator, arguments: Sequence[str]) -> int:
     if wants_help(arguments, comm):
         return 0
     config, folder, resumed = configure(comm, arguments)
+    together(comm, lambda: require_supervisor(config.run))
     with np.errstate(
         all="ignore"
     ):  # a loss that is not finite is told as one error, not as warnings of every rank

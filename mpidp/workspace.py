@@ -18,6 +18,9 @@ from mpidp.compression import PLAIN
 from mpidp.config import KINDS, MAY_CHANGE, Config, resolve
 from mpidp.errors import UserError
 
+RECORDS = ("config.toml", "summary.json", "model.safetensors")
+"""Files by which a run directory is seen to hold a run."""
+
 
 @dataclasses.dataclass
 class Resumed:
@@ -135,9 +138,7 @@ def choose(config: Config, resuming: bool) -> str:
     """Where the run's directory is or will be. Raises UserError where it holds another run."""
     name = f"{config.run.model}-{config.run.sync}-{time.strftime('%Y%m%d-%H%M%S')}"
     folder = expanded(config.run.run_dir) if config.run.run_dir else unused(Path("runs") / name)
-    if not resuming and any(
-        exists(folder / file) for file in ("config.toml", "summary.json", "model.safetensors")
-    ):
+    if not resuming and any(exists(folder / file) for file in RECORDS):
         raise UserError(
             f"--run-dir {folder} holds a run already: add --resume to go on with it, or name another"
         )
