@@ -4,7 +4,7 @@ import math
 import os
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from mpidp.models import MODELS
 from mpidp.nn import Model
 from mpidp.nn.accumulation import Adder, InOrder, Tree
 from mpidp.nn.kernels.products import Products
+from mpidp.numbers.watch import Numbers
 from mpidp.optim import OPTIMIZERS, SCHEDULES
 from mpidp.routing import Choice
 from mpidp.stragglers import Lag, lag
@@ -60,6 +61,7 @@ class Job:
     lag: Lag  # of this rank, where --slow says so
     adder: Adder  # of the parts of a batch that this rank works on one after another
     claims: Sequence[Claim] = ()  # on the run's directory: rank 0's, as long as the job lives
+    numbers: Numbers = field(init=False)
 
     def ready(self, lo: int, hi: int) -> None:
         """grads[lo:hi] is final: for the strategy, and for those who ask about this rank's own gradient before it."""
@@ -79,16 +81,20 @@ class Job:
     def batch(self, t: int) -> tuple[Step, Array, Array, np.ndarray]:
         """This rank's part of the global batch of step t: (step, x, y, slots in the global batch)."""
         self.lag.begin()
-        epoch, turn = divmod(t - 1, self.split.steps_per_epoch)
-        nothing, shards = np.empty(0, np.int64), range(0) if self.strategy.behind(t) else self.shards
-        parts = [self.split.part(epoch, turn, shard) for shard in shards] or [(nothing, nothing)]
+        parts = self.parts(t)
         indices, slots = (np.concatenate(column) for column in zip(*parts, strict=True))
         cuts: Sequence[int] = np.cumsum([len(part) for part, _ in parts[:-1]], dtype=np.int64).tolist()
         if micro := self.config.run.micro_batch:
             cuts = range(micro, len(indices), micro)
-        total = self.split.batch_count(epoch, turn)
+        total = self.split.batch_count(*divmod(t - 1, self.split.steps_per_epoch))
         step = Step(t, len(indices), total, self.schedule(t), self.meeting(t), cuts)
         return step, *self.data.train.batch(indices), slots
+
+    def parts(self, t: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """(indices, slots) of this rank's samples in step t, for each of its shards."""
+        epoch, turn = divmod(t - 1, self.split.steps_per_epoch)
+        nothing, shards = np.empty(0, np.int64), range(0) if self.strategy.behind(t) else self.shards
+        return [self.split.part(epoch, turn, shard) for shard in shards] or [(nothing, nothing)]
 
     def meeting(self, t: int) -> bool:
         """Whether all ranks come together after step t."""
@@ -107,6 +113,7 @@ class Job:
             "options": lasting(self.config),
             "collective": self.route and self.route.name,
             "diagnostics": self.diagnostics.facts(),
+            "numbers": self.numbers.facts(),
         }
 
     def load(self, resumed: Resumed) -> int:
@@ -115,6 +122,7 @@ class Job:
         try:
             self.strategy.resume(saved)
             self.diagnostics.load(resumed.manifest.get("diagnostics", {}))
+            self.numbers.load(resumed.manifest.get("numbers", {}))
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise checkpoint.unfit(resumed.path, error) from error
         return resumed.manifest["step"]
@@ -179,9 +187,11 @@ def build(config: Config, comm: Communicator, resumed: Resumed | None = None) ->
     late = together(comm, lambda: lag(run.slow, strategy))
     schedule = SCHEDULES[run.schedule](config.schedule, run.lr, steps)
     adder = Tree() if run.reproducible else InOrder()
-    return Job(
+    job = Job(
         config, comm, data, split, model, strategy, schedule, steps, route, products, diagnostics, late, adder
     )
+    job.numbers = together(comm, lambda: Numbers(job))
+    return job
 
 
 def choose_route(config: Config, comm: Communicator, n: int, dtype: Any, resumed: Resumed | None) -> Choice:

@@ -23,13 +23,14 @@ from mpidp.data.split import SPLITS
 from mpidp.diagnostics import DiagnosticOptions
 from mpidp.errors import UserError
 from mpidp.models import MODELS
+from mpidp.numbers import NumberOptions, check
 from mpidp.optim import OPTIMIZERS, SCHEDULES
 from mpidp.options import NoOptions, build, dashed, option, unknown
 from mpidp.strategies import STRATEGIES
 
 
 @dataclass
-class RunOptions(DiagnosticOptions, CheckpointOptions):
+class RunOptions(DiagnosticOptions, CheckpointOptions, NumberOptions):
     """What is chosen, how long and how it is trained, and what is written where."""
 
     model: str = option("gpt", "what to train", choices=MODELS)
@@ -66,8 +67,9 @@ class RunOptions(DiagnosticOptions, CheckpointOptions):
     clip: float | None = option(None, "limit on the norm of the gradient", above=0)
     dtype: str = option(
         "float32",
-        "type of parameters and arithmetic; bfloat16: of the operands of dense products alone, all else is float32",
-        choices=("float32", "float64", arithmetic.BFLOAT16),
+        "type of parameters and arithmetic; those of 16 bits: of the operands of dense products alone, all else is "
+        "float32",
+        choices=("float32", "float64", *arithmetic.OF_OPERANDS),
     )
     seed: int = option(0, "of initial values, sample order, dropout and splits", minimum=0)
     validation_fraction: float = option(
@@ -94,6 +96,7 @@ class RunOptions(DiagnosticOptions, CheckpointOptions):
     def __post_init__(self) -> None:
         DiagnosticOptions.__post_init__(self)
         CheckpointOptions.__post_init__(self)
+        check(self)
         if self.reproducible is not None:
             combinations.check_reproducible(self)
 
@@ -105,12 +108,14 @@ GROUPS = {
         "steps", "epochs", "batch_size", "micro_batch", "optimizer", "lr", "schedule", "clip",
     ),
     "output": ("run_dir", *(f.name for f in fields(CheckpointOptions)), "eval_every", "log_every", "json"),
+    "numbers gone bad": tuple(f.name for f in fields(NumberOptions)),
     "diagnostics": tuple(f.name for f in fields(DiagnosticOptions)),
     "machine": ("threads", "blas", "timeout"),
 }  # fmt: skip
 
 MAY_CHANGE = {
     "steps", "epochs", "run-dir", "eval-every", "log-every", "threads", "timeout", "json",
+    "on-nonfinite", "max-skips", "max-rewinds",
     *(dashed(f.name) for options in (CheckpointOptions, DiagnosticOptions) for f in fields(options)),
 }  # fmt: skip
 """Options that a resumed run may give anew: they say how long and how, not what is trained."""

@@ -46,6 +46,7 @@ class Progress:
         self.loss, self.count = 0.0, 0  # of its samples since the last logged step
         self.logged_at = 0.0  # seconds then
         self.tally = Tally(job.comm)
+        job.numbers.say = self.report.say
         self.lines: deque[dict[str, Any]] = deque()  # logged steps of which some rank's part is still to come
         self.logged: tuple[dict[str, Any], list[float]] = ({}, [])  # the last such step, and this rank's part
         self.skipped = resumed.skipped if resumed else ()
@@ -54,6 +55,7 @@ class Progress:
             folder / "checkpoints",
             job.config.run.keep_checkpoints or 2,
             [damage.path for damage in self.skipped],
+            job.numbers.unfit,
         )
         self.warned = False  # of a wait for a checkpoint
         # What a run knows of itself and hands on to the one that resumes it.
@@ -110,8 +112,8 @@ class Progress:
         self.waiting += strategy.comm.traffic.seconds_waiting - waiting
 
     def step(self, step: Step, loss: float) -> None:
-        """A step is done; `loss`: summed over this rank's samples."""
-        self.loss += loss
+        """A step is done, or was left out; `loss`: summed over this rank's samples."""
+        self.loss += loss if step.total else 0.0
         self.count += step.samples
         self.samples += step.samples
         self.report.advance(step.t)
@@ -121,6 +123,14 @@ class Progress:
             self.log(step)
         self.tell()
         self.report.figures(step.t, self.job.diagnostics.after(step, logged))
+
+    def back(self, manifest: dict[str, Any]) -> None:
+        """The run has gone back to the checkpoint of this manifest."""
+        self.tell(wait=True)
+        self.loss, self.count, self.logged_at = 0.0, 0, self.seconds
+        self.last = manifest["last"]
+        self.report.keep_metrics_until(manifest["step"], self.last)
+        self.report.advance(manifest["step"])
 
     def log(self, step: Step) -> None:
         """Of all samples since the last logged step: this rank's part of their mean loss, and the rate of its own."""
@@ -137,7 +147,7 @@ class Progress:
             "samples_per_second": None,
             **({"tokens_per_second": None} if self.tokens else {}),
         }
-        self.logged = line | self.job.strategy.report(), part
+        self.logged = line | self.job.strategy.report() | self.job.numbers.report(), part
         self.lines.append(self.logged[0])
 
     def tell(self, wait: bool = False) -> None:
@@ -175,9 +185,8 @@ class Progress:
         known = self.job.facts() | {"validation_loss_before": self.before}
 
         def facts(parts: Sequence[Sequence[float]]) -> dict[str, Any]:
-            return known | {
-                "last": self.completed(line, [sum(column) for column in zip(*parts, strict=True)])
-            }
+            sums = [sum(column) for column in zip(*parts, strict=True)]
+            return known | {"last": self.completed(line, sums) if line else {}}  # before the first step: none
 
         waited = self.checkpoints.save(t, self.job.strategy.saved(), facts, part)
         if waited > LONG_WAIT and not self.warned:
@@ -267,6 +276,7 @@ class Progress:
             "run_dir": str(self.folder),
             **checkpoint_figures(saved),
             **job.diagnostics.summary(),
+            **job.numbers.summary(),
             **strategy.summary(),
         }
         return {

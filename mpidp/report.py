@@ -13,6 +13,7 @@ from rich.table import Table
 
 from mpidp import diagnostics
 from mpidp.machine import terminal_columns
+from mpidp.numbers.watch import rows as number_rows
 from mpidp.workspace import write_whole
 
 
@@ -184,7 +185,7 @@ def summary_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         failed = f", {facts['checkpoints_failed']} could not be" if facts["checkpoints_failed"] else ""
         pause = f"a pause of {1000 * facts['checkpoint_pause']:.1f} ms at most"
         rows.append(("checkpoints", f"{facts['checkpoints_written']} written{failed}; {pause}"))
-    rows += diagnostics.rows(facts)
+    rows += diagnostics.rows(facts) + number_rows(facts)
     rows.append(("params SHA-256", facts["params_sha256"]))
     rows.append(("merged model", f"{facts['run_dir']}/model.safetensors"))
     return rows

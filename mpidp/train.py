@@ -4,7 +4,6 @@
 options; `strategies/` hold sync and merge; `evaluation.py` scores the merged model; `progress.py` tells of it all.
 """
 
-import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,9 +16,10 @@ from mpidp.comm import Communicator
 from mpidp.comm.world import guarded
 from mpidp.commandline import wants_help
 from mpidp.config import Config
-from mpidp.errors import RunError
 from mpidp.evaluation import score
 from mpidp.machine import print_anything
+from mpidp.numbers import REWIND
+from mpidp.numbers.rewind import go_back
 from mpidp.progress import Progress
 from mpidp.workspace import Resumed, configure, open_folder
 
@@ -37,7 +37,7 @@ def train(
     """
     run = config.run
     job = build(config, comm, resumed)  # every worker has its shard of the samples, a model, and the strategy
-    model, strategy = job.model, job.strategy
+    model, strategy, numbers = job.model, job.strategy, job.numbers
     job.claims = open_folder(config, folder, comm)
     progress = watch(job, folder, resumed)
 
@@ -46,20 +46,21 @@ def train(
     strategy.start()  # replicas equal to rank 0's
     done = job.load(resumed) if resumed else 0
     progress.begin(done, None if resumed else score(job))
+    if run.on_nonfinite == REWIND and not resumed:
+        progress.save(0, wait=True)  # where the run can go back to before the next one
 
-    for t in range(done + 1, job.steps + 1):
+    t = done
+    while t < job.steps:
+        t += 1
         with progress.stepping():
             step, x, y, slots = job.batch(t)  # this rank's part of the global batch
-            loss = model.gradients(
-                x, y, strategy.scale(step), job.ready,
-                between=strategy.advance, key=(run.seed, t), slots=slots, cuts=step.cuts, adder=job.adder,
-            )  # fmt: skip
+            loss = numbers.gradients(step, x, y, slots)  # by `model`; sent while backward computes the rest
             job.lag.end()  # --slow: here a rank is late
-            if not math.isfinite(loss):
-                raise RunError(
-                    f"the loss on rank {comm.rank} is {loss} at step {t}: lower --lr, or set --clip"
-                )
-            strategy.step(step)  # sync
+            step = numbers.agreed(step)  # without samples, where some rank's numbers are not finite
+            (strategy.step if step.total else strategy.skip)(step)  # sync
+        if numbers.goes_back:
+            t = go_back(job, progress)
+            continue
         progress.step(step, loss)
         if run.eval_every and t % run.eval_every == 0 and t < job.steps:
             progress.scored(t, score(job))
