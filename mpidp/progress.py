@@ -3,12 +3,11 @@
 import contextlib
 import hashlib
 import json
-import math
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mpidp.arrays import to_host
 from mpidp.building import Job
@@ -16,15 +15,14 @@ from mpidp.checkpoint import Checkpoints, checkpoint_figures
 from mpidp.comm.world import together
 from mpidp.compression import PLAIN
 from mpidp.errors import RunError
+from mpidp.evaluation import Scores, require_finite, require_good
+from mpidp.numbers import REWIND
 from mpidp.report import Report
 from mpidp.results import sample, weight_error, write
 from mpidp.stragglers import by_rank
 from mpidp.strategies import Step
 from mpidp.tally import Tally
 from mpidp.workspace import Resumed
-
-if TYPE_CHECKING:
-    from mpidp.evaluation import Scores
 
 LAST_CHECKPOINT = 30.0
 """Seconds that a rank that fails takes to have on disk what it was writing, before it ends the others."""
@@ -64,7 +62,7 @@ class Progress:
         self.before: float | None = known.get("validation_loss_before")
         self.last: dict[str, Any] = known.get("last", {})
 
-    def begin(self, done: int, scores: "Scores | None") -> None:
+    def begin(self, done: int, scores: Scores | None) -> None:
         """Say what runs; `scores`: of the model before the first step, where this is the run's beginning."""
         job, config = self.job, self.job.config
         self.done = done
@@ -167,10 +165,15 @@ class Progress:
             figures["tokens_per_second"] = round(rate * self.tokens, 3)
         return line | figures
 
-    def scored(self, t: int, scores: "Scores") -> None:
+    def scored(self, t: int, scores: Scores) -> None:
         """An evaluation on the way."""
         self.tell(wait=True)
-        require_finite(scores, f"at step {t}")
+        try:
+            require_finite(self.job, scores, f"at step {t}")
+        except RunError as error:
+            if self.job.config.run.on_nonfinite != REWIND:
+                raise
+            return self.report.say(f"warning: {error}")
         line = {"step": t, "validation_loss": scores.loss}
         if scores.accuracy is not None:
             line["accuracy"] = scores.accuracy
@@ -197,13 +200,13 @@ class Progress:
             )
         return self.checkpoints.finish() if wait else None
 
-    def finish(self, scores: "Scores") -> dict[str, Any]:
+    def finish(self, scores: Scores) -> dict[str, Any]:
         """Write the merged model and the summary; the summary. Raises RunError where the model is not finite."""
         job, config = self.job, self.job.config
         self.checkpoints.settle()
         self.tell(wait=True)
         self.report.end()
-        require_finite(scores, "of the merged model")
+        require_good(job, scores)
         summary = self.summary(scores)
         together(job.comm, lambda: write(job, self.folder, summary) if job.comm.rank == 0 else None)
         if job.comm.rank == 0:
@@ -216,7 +219,7 @@ class Progress:
             claim.release()
         return summary
 
-    def summary(self, scores: "Scores") -> dict[str, Any]:
+    def summary(self, scores: Scores) -> dict[str, Any]:
         """All figures of the run, the same on every rank."""
         job, run, strategy = self.job, self.job.config.run, self.job.strategy
         traffic = strategy.comm.traffic
@@ -284,9 +287,3 @@ class Progress:
             for name, value in facts.items()
             if value is not None or name in ("collective", "resumed_from")
         }
-
-
-def require_finite(scores: "Scores", whose: str) -> None:
-    """Raise RunError for a loss that is infinite or no number."""
-    if not math.isfinite(scores.loss):
-        raise RunError(f"the validation loss {whose} is {scores.loss}: lower --lr, or set --clip")

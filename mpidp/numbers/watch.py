@@ -191,7 +191,7 @@ class Numbers:
         """What a resumed run is to go on with."""
         return {
             "loss_scale": self.scale.facts(),
-            "skipped": self.skipped,
+            "skipped": list(self.skipped),
             "in_a_row": self.in_a_row,
             "left_out": sorted(self.left_out),
             "rewinds": self.rewinds,

@@ -1,6 +1,7 @@
 """Where numbers went bad: a step is a function of the parameters, the seed and t, and so can be made again, watched."""
 
 import contextlib
+import math
 import os.path
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -64,6 +65,15 @@ def first_bad(model: Model, batch: Batch) -> str:
     if batch.cuts and not finite(model.grads):
         return "the sum of the gradients of its parts"
     return "nothing when the step was made again: a fault of memory, or of the processor"
+
+
+def first_bad_score(model: Model, x: Array, y: Array) -> str:
+    """What is the first that is not finite when these samples are scored; nothing where all is."""
+    model.predict(x)  # plans for this shape, so that the layers' attributes stay from here on
+    found: list[str] = []
+    with watched(model, found.append):
+        loss, _ = model.evaluate(x, y)
+    return found[0] if found else "" if math.isfinite(loss) else "the loss"
 
 
 def bad_parameters(model: Model, params: Array | None = None) -> str:
