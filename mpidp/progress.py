@@ -160,7 +160,7 @@ class Progress:
     def completed(self, line: dict[str, Any], sums: Sequence[float]) -> dict[str, Any]:
         """The line of a logged step with what all ranks' parts add up to."""
         loss, count, rate = sums
-        figures = {"train_loss": loss / max(count, 1), "samples_per_second": round(rate, 3)}
+        figures = {"train_loss": loss / count if count else None, "samples_per_second": round(rate, 3)}
         if self.tokens:
             figures["tokens_per_second"] = round(rate * self.tokens, 3)
         return line | figures

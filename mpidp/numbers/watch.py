@@ -165,7 +165,8 @@ class Numbers:
 
     def unfit(self, arrays: Mapping[str, np.ndarray]) -> str | None:
         """Why these arrays of this rank's are nothing to go on from, if so."""
-        bad = where.of_tensors(arrays, self.job.model)
+        with np.errstate(all="ignore"):  # asked in a thread, which the program's own setting does not reach
+            bad = where.of_tensors(arrays, self.job.model)
         return f"{bad} is not finite" if bad else None
 
     def report(self) -> dict[str, Any]:

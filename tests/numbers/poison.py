@@ -3,6 +3,7 @@
 import hashlib
 
 import numpy as np
+import pytest
 
 from mpidp.building import Job
 from mpidp.comm import run_ranks
@@ -38,6 +39,20 @@ def poison_a_sample(monkeypatch, step=STEP, rank=RANK, value=np.nan, place=-1):
         return found, x, y, slots
 
     monkeypatch.setattr(Job, "batch", bad)
+
+
+def run_until(step, monkeypatch, *args):
+    """`run`, in which every rank is interrupted when it comes to this step."""
+    batch = Job.batch
+
+    def stopped(job, t):
+        if t == step:
+            raise KeyboardInterrupt
+        return batch(job, t)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Job, "batch", stopped)
+        run(*args)
 
 
 class Told(Progress):
@@ -76,3 +91,32 @@ def run(ranks, folder, given, resume=False, watch=Progress):
             return train(resolve(given | {"run-dir": str(folder)}, {}), comm, folder, None, watching)
 
     return run_ranks(ranks, body)[0], made
+
+
+def poison_a_layer(monkeypatch, tensor, where, steps=(STEP,), rank=RANK, place=0):
+    """Have the layer whose first tensor this is give a number that is not finite in these steps.
+
+    where: of its output ("forward"), of the gradient of its input ("backward") or of the tensor ("gradient").
+    """
+    batch, poisoned = Job.batch, {}
+
+    def bad(job, t):
+        named = [l for l in job.model.layers if l.parameters() and l.parameters()[0].name == tensor]
+        layer = named[-1]  # the innermost, where one lies in another
+        if t in steps and job.comm.rank == rank:
+            poisoned.setdefault(layer, type(layer))
+            kind = poisoned[layer]
+            layer.__class__ = type(
+                kind.__name__, (kind,), {where if where != "gradient" else "backward": spoilt}
+            )
+        elif layer in poisoned:
+            layer.__class__ = poisoned.pop(layer)
+        return batch(job, t)
+
+    def spoilt(layer, x):
+        y = getattr(poisoned[layer], "forward" if where == "forward" else "backward")(layer, x)
+        target = layer.parameters()[0].grad if where == "gradient" else y
+        target.reshape(-1)[place] = np.inf
+        return y
+
+    monkeypatch.setattr(Job, "batch", bad)

@@ -4,12 +4,11 @@ import json
 
 import pytest
 
-from mpidp.building import Job
 from mpidp.comm.world import SharedError
 from mpidp.errors import RunError
 from mpidp.strategies import STRATEGIES
 from tests.conformance import CASES
-from tests.numbers.poison import RANK, STEP, TINY, Told, options_of, poison_a_sample, run
+from tests.numbers.poison import RANK, STEP, TINY, Told, options_of, poison_a_sample, run, run_until
 
 RANKS = 4
 ASYNCHRONOUS = [(name, case) for name, case in CASES if name == "onesided" or
@@ -47,18 +46,8 @@ def test_a_step_is_left_out_by_skipping_and_by_going_back(monkeypatch, tmp_path,
     logged = [json.loads(line) for line in (tmp_path / "skip" / "metrics.jsonl").read_text().splitlines()]
     assert [(line["step"], line["skipped_steps"]) for line in logged] == [(4, 0), (8, 1), (9, 1)]
 
-    batch = Job.batch
-
-    def stopped(job, t):
-        if t == 8:
-            raise KeyboardInterrupt
-        return batch(job, t)
-
     back = given | {"on-nonfinite": "rewind", "checkpoint-every": 3}
-    with monkeypatch.context() as patch:
-        patch.setattr(Job, "batch", stopped)
-        with pytest.raises(KeyboardInterrupt):
-            run(RANKS, tmp_path / "back", back)
+    run_until(8, monkeypatch, RANKS, tmp_path / "back", back)
     again, _ = run(RANKS, tmp_path / "back", {"checkpoint-every": 3}, resume=True)
     assert again["resumed_from"] == 6 and again["skipped"] == [STEP] and again["rewinds"] == 1
     for key in ("params_sha256", "train_loss", "validation_loss"):
