@@ -92,7 +92,7 @@ def test_reproducible_on_any_number_of_ranks(tmp_path):
 
 
 def test_gradients_are_handed_on_without_the_scale(tmp_path):
-    """What is clipped and stepped with is the gradient, whatever S is, but for halves that are rounded at the lower end."""
+    """What is clipped and stepped with is the gradient, whatever S is, but for halves at the lower end."""
     found = [
         run(2, tmp_path / scale, HALF | {"collective": "ring", "loss-scale": scale, "clip": 0.5})[0]
         for scale in ("1024", "4096", "dynamic")
