@@ -58,6 +58,7 @@ class Job:
     adder: Adder  # of the parts of a batch that this rank works on one after another
     numbers: Numbers = field(init=False)
     claims: Sequence[Claim] = ()  # on the run's directory: rank 0's, as long as the job lives
+    numbers: Numbers = field(init=False)
 
     def ready(self, lo: int, hi: int) -> None:
         """grads[lo:hi] is final: for the strategy, and for those who ask about this rank's own gradient before it."""

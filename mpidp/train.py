@@ -48,7 +48,7 @@ def train(
     done = job.load(resumed) if resumed else 0
     progress.begin(done, None if resumed else score(job))
     if run.on_nonfinite == REWIND and not resumed:
-        progress.save(0)
+        progress.save(0, wait=True)  # where the run can go back to before the next one
 
     t = done
     while t < job.steps:
@@ -60,7 +60,7 @@ def train(
             step = numbers.agreed(step)  # without samples, where some rank's numbers are not finite
             (strategy.step if step.total else strategy.skip)(step)  # sync
         if numbers.goes_back:
-            t = progress.back(go_back(job, progress.checkpoints))
+            t = go_back(job, progress)
             continue
         progress.step(step, loss)
         if run.eval_every and t % run.eval_every == 0 and t < job.steps:
