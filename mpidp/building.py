@@ -129,6 +129,8 @@ def build(config: Config, comm: Communicator, resumed: Resumed | None = None) ->
     """
     run = config.run
     comm.timeout = run.timeout
+    if comm.control:
+        comm.control.timeout = run.timeout
     pin_threads(1 if run.reproducible else run.threads, comm)
     np.setbufsize(SHORT_BUFFERS)
     spin_if_alone(comm, usable_cores())

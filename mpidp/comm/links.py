@@ -1,7 +1,7 @@
 """Messages between all ranks of a job beside MPI, sent and received by a thread of each rank that sleeps in `select`.
 
-Messages are lines of JSON, `[kind, value]`; an empty line is a beat, a sign of life. An end of file without a goodbye is
-a rank that is dead. Handlers are called in the thread, one at a time, and must be short.
+Messages are lines of JSON, `[kind, value]`; an empty line is a beat, a sign of life. An end of file without a goodbye
+is a rank that is dead. Handlers are called in the thread, one at a time, and must be short.
 """
 
 import contextlib

@@ -10,10 +10,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from mpidp.comm import control, guard
-from mpidp.comm.communicator import LONG_SPIN, Communicator
+from mpidp.comm.communicator import Communicator
 from mpidp.comm.endings import DRAIN, end, finalise, one_line, say
 from mpidp.comm.guard import Guard
 from mpidp.comm.threads import ThreadCommunicator
+from mpidp.comm.waiting import LONG_SPIN
+from mpidp.comm.watchdog import Watchdog
 from mpidp.errors import RunError, UserError
 
 T = TypeVar("T")
@@ -79,6 +81,7 @@ def start(ours: Guard | None = None) -> Communicator:
         found = control.start(comm, ours)
         if isinstance(found, control.Control):
             comm.control = found
+            Watchdog(found)
             atexit.register(finalise, comm)  # behind all that is registered later, and so in front of it
         elif comm.rank == 0:
             say(f"warning: {found}: the loss of a rank will be seen after --timeout only")
