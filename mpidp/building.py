@@ -98,7 +98,7 @@ class Job:
     def saves(self, t: int) -> bool:
         """Whether there is to be a checkpoint after step t."""
         every = self.config.run.checkpoint_every
-        return every is not None and t % every == 0
+        return t == self.comm.stop.at or (every is not None and t % every == 0)
 
     def facts(self) -> dict[str, Any]:
         """What a checkpoint of this run has to say of it, beside the strategy's arrays."""

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import math
+import signal
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,7 @@ from mpidp.building import Job
 from mpidp.checkpoint import Checkpoints, checkpoint_figures
 from mpidp.comm.world import together
 from mpidp.compression import PLAIN
-from mpidp.errors import RunError
+from mpidp.errors import RunError, Stopped
 from mpidp.report import Report
 from mpidp.results import sample, weight_error, write
 from mpidp.stragglers import by_rank
@@ -46,6 +47,7 @@ class Progress:
         self.loss, self.count = 0.0, 0  # of its samples since the last logged step
         self.logged_at = 0.0  # seconds then
         self.tally = Tally(job.comm)
+        self.saved = 0  # the last step of which there is to be a checkpoint
         self.lines: deque[dict[str, Any]] = deque()  # logged steps of which some rank's part is still to come
         self.logged: tuple[dict[str, Any], list[float]] = ({}, [])  # the last such step, and this rank's part
         self.skipped = resumed.skipped if resumed else ()
@@ -171,6 +173,7 @@ class Progress:
 
         wait: return when it is on disk, with None, or, on every rank, why it is not there.
         """
+        self.saved = t
         line, part = self.logged
         known = self.job.facts() | {"validation_loss_before": self.before}
 
@@ -187,6 +190,17 @@ class Progress:
                 "larger --checkpoint-every it need not"
             )
         return self.checkpoints.finish() if wait else None
+
+    def stopped(self, t: int) -> Exception:
+        """The end of a run that a signal stops after step t: with its state on disk, or the reason why it is not."""
+        error = self.checkpoints.finish() if self.saved == t else self.save(t, wait=True)
+        self.tell(wait=True)
+        self.report.end()
+        name = signal.Signals(self.job.comm.stop.signal).name
+        text = f"stopped by {name} after step {t} of {self.job.steps}"
+        if error is not None:
+            return RunError(f"{text}, but the checkpoint could not be written: {error}")
+        return Stopped(f"{text}; its state is saved: --resume --run-dir {self.folder} goes on")
 
     def finish(self, scores: "Scores") -> dict[str, Any]:
         """Write the merged model and the summary; the summary. Raises RunError where the model is not finite."""

@@ -47,7 +47,8 @@ def train(
     done = job.load(resumed) if resumed else 0
     progress.begin(done, None if resumed else score(job))
 
-    for t in range(done + 1, job.steps + 1):
+    for t in comm.stop.steps(done, job.steps):
+        comm.at(t, "training")
         with progress.stepping():
             step, x, y, slots = job.batch(t)  # this rank's part of the global batch
             loss = model.gradients(
@@ -65,6 +66,8 @@ def train(
             progress.scored(t, score(job))
         if job.saves(t):
             progress.save(t)  # written while training goes on
+    if comm.stop.at is not None:
+        raise progress.stopped(comm.stop.at)  # as a signal asked, with the state saved
 
     strategy.merge(strategy.params)  # one model, the same bits on every rank
     return progress.finish(score(job, merge=False))

@@ -10,6 +10,7 @@ from mpidp.arrays import Array
 from mpidp.comm.memory import Memory
 from mpidp.comm.objects import Objects
 from mpidp.comm.pending import Pending
+from mpidp.comm.stop import Stop
 from mpidp.comm.waiting import SHORT_SPIN, Waiting
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class Communicator(Waiting, Objects, Memory):
         self.known_hosts: tuple[int, ...] | None = None
         self.neighbours: Communicator | None = None
         self.turn = 0  # of `Waitany`
+        self.stop = Stop()  # of the run, where a signal asks for it
         self.control: Control | None = (
             None  # where ranks are processes: of the whole job, in all its communicators
         )
@@ -157,7 +159,8 @@ class Communicator(Waiting, Objects, Memory):
     def Split(self, color: int, key: int) -> "Communicator":
         """A communicator of the ranks that gave the same `color`, ordered by `key`; traffic is counted anew."""
         split = self._split(color, key)
-        split.timeout, split.spin, split.control = self.timeout, self.spin, self.control
+        split.timeout, split.spin = self.timeout, self.spin
+        split.control, split.stop = self.control, self.stop
         return split
 
     def at(self, step: int | None = None, phase: str | None = None) -> None:

@@ -1,8 +1,8 @@
 """The watchdog: when a wait lasts for too long, who is late, where every rank is, and the end of the job.
 
 A rank that has waited for `--timeout` seconds, polling or inside a call of MPI, has the first rank that answers make
-one report for all: it asks every control thread where its main thread is, waits a moment for the answers, prints them with
-the Python stacks, and ends the job. A rank that is stopped does not answer, and so is named.
+one report for all: it asks every control thread where its main thread is, waits a moment for the answers, prints them
+with the Python stacks, and ends the job. A rank that is stopped does not answer, and so is named.
 """
 
 import os
