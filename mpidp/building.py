@@ -101,7 +101,7 @@ class Job:
     def saves(self, t: int) -> bool:
         """Whether there is to be a checkpoint after step t."""
         every = self.config.run.checkpoint_every
-        return every is not None and t % every == 0
+        return t == self.comm.stop.at or (every is not None and t % every == 0)
 
     def facts(self) -> dict[str, Any]:
         """What a checkpoint of this run has to say of it, beside the strategy's arrays."""
@@ -134,6 +134,8 @@ def build(config: Config, comm: Communicator, resumed: Resumed | None = None) ->
     """
     run = config.run
     comm.timeout = run.timeout
+    if comm.control:
+        comm.control.timeout = run.timeout
     pin_threads(1 if run.reproducible else run.threads, alone=comm.size == 1)
     np.setbufsize(SHORT_BUFFERS)
     spin_if_alone(comm, usable_cores())

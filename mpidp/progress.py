@@ -45,6 +45,7 @@ class Progress:
         self.logged_at = 0.0  # seconds then
         self.tally = Tally(job.comm)
         job.numbers.say = self.report.say
+        self.saved = 0  # the last step of which there is to be a checkpoint
         self.lines: deque[dict[str, Any]] = deque()  # logged steps of which some rank's part is still to come
         self.logged: tuple[dict[str, Any], list[float]] = ({}, [])  # the last such step, and this rank's part
         self.skipped = resumed.skipped if resumed else ()
@@ -186,6 +187,7 @@ class Progress:
 
         wait: return when it is on disk, with None, or, on every rank, why it is not there.
         """
+        self.saved = t
         line, part = self.logged
         known = self.job.facts() | {"validation_loss_before": self.before}
 

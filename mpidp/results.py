@@ -2,11 +2,12 @@
 
 import contextlib
 import json
+import signal
 import tempfile
 import time
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors import SafetensorError
@@ -14,10 +15,13 @@ from safetensors import SafetensorError
 from mpidp import checkpoint
 from mpidp.arrays import to_host
 from mpidp.building import Job
-from mpidp.errors import UserError
+from mpidp.errors import RunError, Stopped, UserError
 from mpidp.model_file import save_model
 from mpidp.models.gpt import stream
 from mpidp.workspace import write_whole
+
+if TYPE_CHECKING:
+    from mpidp.progress import Progress
 
 
 def write(job: Job, folder: Path, summary: dict[str, Any]) -> None:
@@ -104,3 +108,16 @@ def sample(job: Job) -> str:
     return "".join(
         c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text
     )  # no escapes to the terminal
+
+
+def stopped(progress: "Progress", t: int) -> Exception:
+    """The end of a run that a signal stops after step t: with its state on disk, or the reason why it is not."""
+    job = progress.job
+    error = progress.checkpoints.finish() if progress.saved == t else progress.save(t, wait=True)
+    progress.tell(wait=True)
+    progress.report.end()
+    name = signal.Signals(job.comm.stop.signal).name
+    text = f"stopped by {name} after step {t} of {job.steps}"
+    if error is not None:
+        return RunError(f"{text}, but the checkpoint could not be written: {error}")
+    return Stopped(f"{text}; its state is saved: --resume --run-dir {progress.folder} goes on")

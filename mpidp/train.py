@@ -22,6 +22,7 @@ from mpidp.machine import print_anything
 from mpidp.numbers import REWIND
 from mpidp.numbers.rewind import go_back
 from mpidp.progress import Progress
+from mpidp.results import stopped
 from mpidp.workspace import Resumed, configure, open_folder
 
 
@@ -51,8 +52,9 @@ def train(
         progress.save(0, wait=True)  # where the run can go back to before the next one
 
     t = done
-    while t < job.steps:
+    while comm.stop.begin(t + 1, job.steps):
         t += 1
+        comm.at(t, "training")
         with progress.stepping():
             step, x, y, slots = job.batch(t)  # this rank's part of the global batch
             loss = numbers.gradients(step, x, y, slots)  # by `model`; sent while backward computes the rest
@@ -67,6 +69,8 @@ def train(
             progress.scored(t, score(job))
         if job.saves(t):
             progress.save(t)  # written while training goes on
+    if comm.stop.at is not None:
+        raise stopped(progress, comm.stop.at)  # as a signal asked, with the state saved
 
     strategy.merge(strategy.params)  # one model, the same bits on every rank
     return progress.finish(score(job, merge=False))

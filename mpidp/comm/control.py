@@ -28,6 +28,7 @@ GRACE = 5.0
 """Seconds that a main thread has to notice that a rank is lost: then it is stuck in a call of MPI."""
 
 TURN = 0.5  # seconds for which a rank leaves the word to the one before it
+LATE = 20.0  # seconds for which a main thread that is late with giving up leaves the ending to the watchdog
 END = 4.0  # seconds that a launcher has to end this process when the job is at its end
 
 
@@ -45,6 +46,7 @@ class Control(Links):
         self.waiting: Callable[[], str] | None = None  # for what, once it waits
         self.waiting_since = 0.0
         self.in_mpi = False  # where it does so in a call that cannot be polled
+        self.on_late: Callable[[str], None] = lambda what: None  # what to do about a wait that is too long
         self.ending = False  # the word is said, and the job is at its end
         self.main = threading.get_ident()
         self._accepted: set[int] = set()  # lost ranks with whom nobody reckons any more
@@ -106,6 +108,11 @@ class Control(Links):
                 yield
             finally:
                 self.in_mpi = False
+
+    def late(self, what: str) -> None:
+        """The main thread has waited for too long: returns only where the job does not end for that."""
+        self.later(0, partial(self.on_late, f"waited {self.timeout:g} s for {what}"))
+        time.sleep(LATE)
 
     # In the control thread: endings that the main thread cannot bring about
 

@@ -2,6 +2,7 @@
 
 import atexit
 import os
+import signal
 import sys
 import time
 import traceback
@@ -10,11 +11,14 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from mpidp.comm import control, guard
-from mpidp.comm.communicator import LONG_SPIN, Communicator
+from mpidp.comm.communicator import Communicator
 from mpidp.comm.endings import DRAIN, end, finalise, one_line, say
 from mpidp.comm.guard import Guard
+from mpidp.comm.stop import Stop
 from mpidp.comm.threads import ThreadCommunicator
-from mpidp.errors import RunError, UserError
+from mpidp.comm.waiting import LONG_SPIN
+from mpidp.comm.watchdog import Watchdog
+from mpidp.errors import Interrupted, RunError, Stopped, UserError
 
 T = TypeVar("T")
 
@@ -79,6 +83,8 @@ def start(ours: Guard | None = None) -> Communicator:
         found = control.start(comm, ours)
         if isinstance(found, control.Control):
             comm.control = found
+            Watchdog(found)
+            comm.stop = Stop(found)
             atexit.register(finalise, comm)  # behind all that is registered later, and so in front of it
         elif comm.rank == 0:
             say(f"warning: {found}: the loss of a rank will be seen after --timeout only")
@@ -147,8 +153,9 @@ def guarded(body: Callable[[Communicator], int]) -> int:
     """Run `body(comm)` on this rank so that, however it ends, all ranks end; its exit code.
 
     An error that all ranks share (see `together`) is one line from rank 0 and exit code 2. Any other exception
-    ends all ranks at once: a UserError or want of memory (code 2), a RunError (1) or an interruption (130) with its
-    line, anything else with its traceback (code 1), shown once.
+    ends all ranks at once: a UserError or want of memory (code 2), a RunError (1) or an interruption (130, 143) with
+    its line, anything else with its traceback (code 1), shown once. A run that a signal has stopped, with its state
+    saved, is one line from rank 0 and code 3.
     """
     try:
         comm = start(stand_guard())
@@ -157,8 +164,20 @@ def guarded(body: Callable[[Communicator], int]) -> int:
             say(f"error: {one_line(error)}")
         time.sleep(DRAIN)
         return 2
+    except KeyboardInterrupt:
+        if launcher_rank() == 0:
+            say(f"error: {Interrupted(signal.SIGINT)}")
+        return 130
     try:
-        return body(comm)
+        with comm.stop.by_signals():
+            return body(comm)
+    except Stopped as stopped:
+        if comm.rank == 0:
+            say(str(stopped))
+        comm.Barrier()
+        return 3
+    except Interrupted as error:
+        return end(comm, f"error: {error}", error.code)
     except SharedError as error:
         if comm.rank == 0:
             say(f"error: {one_line(error)}")
