@@ -22,14 +22,16 @@ from mpidp.data import PATHS, SOURCES, find
 from mpidp.data.split import SPLITS
 from mpidp.diagnostics import DiagnosticOptions
 from mpidp.errors import UserError
+from mpidp.failure_options import FailureOptions
 from mpidp.models import MODELS
 from mpidp.optim import OPTIMIZERS, SCHEDULES
 from mpidp.options import NoOptions, build, dashed, option, unknown
+
 from mpidp.strategies import STRATEGIES
 
 
 @dataclass
-class RunOptions(DiagnosticOptions, CheckpointOptions):
+class RunOptions(DiagnosticOptions, CheckpointOptions, FailureOptions):
     """What is chosen, how long and how it is trained, and what is written where."""
 
     model: str = option("gpt", "what to train", choices=MODELS)
@@ -94,6 +96,7 @@ class RunOptions(DiagnosticOptions, CheckpointOptions):
     def __post_init__(self) -> None:
         DiagnosticOptions.__post_init__(self)
         CheckpointOptions.__post_init__(self)
+        FailureOptions.__post_init__(self)
         if self.reproducible is not None:
             combinations.check_reproducible(self)
 
@@ -105,13 +108,14 @@ GROUPS = {
         "steps", "epochs", "batch_size", "micro_batch", "optimizer", "lr", "schedule", "clip",
     ),
     "output": ("run_dir", *(f.name for f in fields(CheckpointOptions)), "eval_every", "log_every", "json"),
+    "when a rank is lost": tuple(f.name for f in fields(FailureOptions)),
     "diagnostics": tuple(f.name for f in fields(DiagnosticOptions)),
     "machine": ("threads", "blas", "timeout"),
 }  # fmt: skip
 
 MAY_CHANGE = {
     "steps", "epochs", "run-dir", "eval-every", "log-every", "threads", "timeout", "json",
-    *(dashed(f.name) for options in (CheckpointOptions, DiagnosticOptions) for f in fields(options)),
+    *(dashed(f.name) for options in (CheckpointOptions, DiagnosticOptions, FailureOptions) for f in fields(options)),
 }  # fmt: skip
 """Options that a resumed run may give anew: they say how long and how, not what is trained."""
 

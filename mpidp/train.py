@@ -14,13 +14,16 @@ import numpy as np
 
 from mpidp.building import Job, build
 from mpidp.comm import Communicator
-from mpidp.comm.world import guarded
+from mpidp.comm.world import guarded, together
 from mpidp.commandline import wants_help
 from mpidp.config import Config
 from mpidp.errors import RunError
 from mpidp.evaluation import score
+from mpidp.failure_options import require_supervisor
 from mpidp.machine import print_anything
 from mpidp.progress import Progress
+from mpidp.recovery.copies import Copies
+from mpidp.recovery.survivors import survive
 from mpidp.workspace import Resumed, configure, open_folder
 
 
@@ -30,10 +33,11 @@ def train(
     folder: Path,
     resumed: Resumed | None,
     watch: Callable[[Job, Path, Resumed | None], Progress] = Progress,
+    copies: Copies | None = None,
 ) -> dict[str, Any]:
     """Run the job that `config` describes on the ranks of `comm`; its summary, the same on every rank.
 
-    watch: what makes the `Progress` that is told of every step.
+    watch: what makes the `Progress` that is told of every step. copies: from which the others go on if a rank is lost.
     """
     run = config.run
     job = build(config, comm, resumed)  # every worker has its shard of the samples, a model, and the strategy
@@ -46,6 +50,8 @@ def train(
     strategy.start()  # replicas equal to rank 0's
     done = job.load(resumed) if resumed else 0
     progress.begin(done, None if resumed else score(job))
+    if copies:
+        copies.take(done, job, progress)
 
     for t in comm.stop.steps(done, job.steps):
         comm.at(t, "training")
@@ -66,6 +72,8 @@ def train(
             progress.scored(t, score(job))
         if job.saves(t):
             progress.save(t)  # written while training goes on
+        if copies and t % copies.every == 0:
+            copies.take(t, job, progress)
     if comm.stop.at is not None:
         raise progress.stopped(comm.stop.at)  # as a signal asked, with the state saved
 
@@ -85,10 +93,11 @@ def run(comm: Communicator, arguments: Sequence[str]) -> int:
     if wants_help(arguments, comm):
         return 0
     config, folder, resumed = configure(comm, arguments)
+    together(comm, lambda: require_supervisor(config.run))
     with np.errstate(
         all="ignore"
     ):  # a loss that is not finite is told as one error, not as warnings of every rank
-        train(config, comm, folder, resumed)
+        survive(config, comm, folder, resumed, train)
     return 0
 
 
