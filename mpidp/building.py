@@ -96,7 +96,11 @@ class Job:
     def meeting(self, t: int) -> bool:
         """Whether all ranks come together after step t."""
         run = self.config.run
-        return t == self.steps or self.saves(t) or bool(run.eval_every and t % run.eval_every == 0)
+        return (
+            t == self.steps
+            or self.saves(t)
+            or any(n and t % n == 0 for n in (run.eval_every, run.copy_every))
+        )
 
     def saves(self, t: int) -> bool:
         """Whether there is to be a checkpoint after step t."""
@@ -115,9 +119,8 @@ class Job:
 
     def load(self, resumed: Resumed) -> int:
         """Take up the state of a checkpoint; its step. Raises UserError where it has not what this run needs."""
-        saved = checkpoint.Files(self.comm, resumed.path, resumed.manifest)
         try:
-            self.strategy.resume(saved)
+            self.strategy.resume(resumed.saved(self.comm))
             self.diagnostics.load(resumed.manifest.get("diagnostics", {}))
             self.numbers.load(resumed.manifest.get("numbers", {}))
         except (KeyError, IndexError, TypeError, ValueError) as error:
@@ -153,7 +156,7 @@ def build(config: Config, comm: Communicator, resumed: Resumed | None = None) ->
         context=getattr(config.model, "context", None),
         validation_fraction=run.validation_fraction,
     )
-    data = together(comm, lambda: load_data(run.data, config.data, request))
+    data = (resumed and resumed.data) or together(comm, lambda: load_data(run.data, config.data, request))
     require_same(comm, {"training data (hash)": data.fingerprint()})
     together(comm, lambda: require_divisor(run.reproducible, comm.size))
     split = together(comm, lambda: make_split(config, data, run.reproducible or workers))

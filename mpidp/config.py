@@ -98,6 +98,7 @@ class RunOptions(DiagnosticOptions, CheckpointOptions, NumberOptions, FailureOpt
         DiagnosticOptions.__post_init__(self)
         CheckpointOptions.__post_init__(self)
         check(self)
+        FailureOptions.__post_init__(self)
         if self.reproducible is not None:
             combinations.check_reproducible(self)
 

@@ -59,6 +59,7 @@ class Progress:
         self.warned = False  # of a wait for a checkpoint
         # What a run knows of itself and hands on to the one that resumes it.
         known = resumed.manifest if resumed else {}
+        self.resumed_from: int | None = known.get("step")
         self.ranks_before: int | None = known.get("ranks")
         self.before: float | None = known.get("validation_loss_before")
         self.last: dict[str, Any] = known.get("last", {})
@@ -66,7 +67,6 @@ class Progress:
     def begin(self, done: int, scores: Scores | None) -> None:
         """Say what runs; `scores`: of the model before the first step, where this is the run's beginning."""
         job, config = self.job, self.job.config
-        self.done = done
         if scores is not None:
             self.before = scores.loss
         self.report.keep_metrics_until(done, self.last)
@@ -278,7 +278,7 @@ class Progress:
             "shared_bytes": list(shared),
             **by_rank(seconds, communication, waiting, strategy.workers),
             "params_sha256": hashes[0],
-            "resumed_from": self.done or None,
+            "resumed_from": self.resumed_from,
             "ranks_before": self.ranks_before,
             "run_dir": str(self.folder),
             **checkpoint_figures(saved),

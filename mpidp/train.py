@@ -22,6 +22,8 @@ from mpidp.machine import print_anything
 from mpidp.numbers import REWIND
 from mpidp.numbers.rewind import go_back
 from mpidp.progress import Progress
+from mpidp.recovery.copies import Copies
+from mpidp.recovery.survivors import survive
 from mpidp.results import stopped
 from mpidp.workspace import Resumed, configure, open_folder
 
@@ -32,10 +34,11 @@ def train(
     folder: Path,
     resumed: Resumed | None,
     watch: Callable[[Job, Path, Resumed | None], Progress] = Progress,
+    copies: Copies | None = None,
 ) -> dict[str, Any]:
     """Run the job that `config` describes on the ranks of `comm`; its summary, the same on every rank.
 
-    watch: what makes the `Progress` that is told of every step.
+    watch: what makes the `Progress` that is told of every step. copies: from which the others go on if a rank is lost.
     """
     run = config.run
     job = build(config, comm, resumed)  # every worker has its shard of the samples, a model, and the strategy
@@ -50,6 +53,8 @@ def train(
     progress.begin(done, None if resumed else score(job))
     if run.on_nonfinite == REWIND and not resumed:
         progress.save(0, wait=True)  # where the run can go back to before the next one
+    if copies:
+        copies.take(done, job, progress)
 
     t = done
     while comm.stop.begin(t + 1, job.steps):
@@ -69,6 +74,8 @@ def train(
             progress.scored(t, score(job))
         if job.saves(t):
             progress.save(t)  # written while training goes on
+        if copies and t % copies.every == 0:
+            copies.take(t, job, progress)
     if comm.stop.at is not None:
         raise stopped(progress, comm.stop.at)  # as a signal asked, with the state saved
 
@@ -92,7 +99,7 @@ def run(comm: Communicator, arguments: Sequence[str]) -> int:
     with np.errstate(
         all="ignore"
     ):  # a loss that is not finite is told as one error, not as warnings of every rank
-        train(config, comm, folder, resumed)
+        survive(config, comm, folder, resumed, train)
     return 0
 
 

@@ -16,7 +16,9 @@ from mpidp.comm.world import SharedError, require_same, together
 from mpidp.commandline import expanded, parse, read_toml
 from mpidp.compression import PLAIN
 from mpidp.config import KINDS, MAY_CHANGE, Config, resolve
+from mpidp.data import Data
 from mpidp.errors import UserError
+from mpidp.strategies.state import Saved
 
 RECORDS = ("config.toml", "summary.json", "model.safetensors")
 """Files by which a run directory is seen to hold a run."""
@@ -29,6 +31,11 @@ class Resumed:
     path: Path
     manifest: dict[str, Any]
     skipped: Sequence[checkpoint.Damaged] = ()  # newer ones
+    data: Data | None = None  # where it is loaded already
+
+    def saved(self, comm: Communicator) -> Saved:
+        """What the ranks of that run saved."""
+        return checkpoint.Files(comm, self.path, self.manifest)
 
 
 def configure(comm: Communicator, arguments: Sequence[str]) -> tuple[Config, Path, Resumed | None]:

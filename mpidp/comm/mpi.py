@@ -4,7 +4,7 @@ import atexit
 import contextlib
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from mpi4py import MPI
@@ -140,9 +140,15 @@ class MPICommunicator(Communicator):
         self._windows.append(MPIWindow(self, n, dtype))
         return self._windows[-1]
 
-    def _blocked(self, what: str) -> contextlib.AbstractContextManager[None]:
-        """Around a call of MPI that cannot be polled."""
-        return self.control.blocked(what) if self.control else contextlib.nullcontext()
+    @contextlib.contextmanager
+    def _blocked(self, what: str) -> Iterator[None]:
+        """Around a call of MPI that cannot be polled.
+
+        All ranks come to it from a barrier, so that it is short, and hardly ever is a rank lost in the middle of it.
+        """
+        self.Wait(Pending([self.comm.Ibarrier().Test], what))
+        with self.control.blocked(what) if self.control else contextlib.nullcontext():
+            yield
 
     def Abort(self, code: int) -> None:
         self.comm.Abort(code)
