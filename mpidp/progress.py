@@ -53,6 +53,7 @@ class Progress:
             folder / "checkpoints",
             job.config.run.keep_checkpoints or 2,
             [damage.path for damage in self.skipped],
+            job.numbers.unfit,
         )
         self.warned = False  # of a wait for a checkpoint
         # What a run knows of itself and hands on to the one that resumes it.
@@ -123,14 +124,13 @@ class Progress:
         self.tell()
         self.report.figures(step.t, self.job.diagnostics.after(step, logged))
 
-    def back(self, manifest: dict[str, Any]) -> int:
-        """The run has gone back to the checkpoint of this manifest; its step."""
+    def back(self, manifest: dict[str, Any]) -> None:
+        """The run has gone back to the checkpoint of this manifest."""
         self.tell(wait=True)
         self.loss, self.count, self.logged_at = 0.0, 0, self.seconds
         self.last = manifest["last"]
         self.report.keep_metrics_until(manifest["step"], self.last)
         self.report.advance(manifest["step"])
-        return manifest["step"]
 
     def log(self, step: Step) -> None:
         """Of all samples since the last logged step: this rank's part of their mean loss, and the rate of its own."""
@@ -162,7 +162,7 @@ class Progress:
     def completed(self, line: dict[str, Any], sums: Sequence[float]) -> dict[str, Any]:
         """The line of a logged step with what all ranks' parts add up to."""
         loss, count, rate = sums
-        figures = {"train_loss": loss / max(count, 1), "samples_per_second": round(rate, 3)}
+        figures = {"train_loss": loss / count if count else None, "samples_per_second": round(rate, 3)}
         if self.tokens:
             figures["tokens_per_second"] = round(rate * self.tokens, 3)
         return line | figures
@@ -191,13 +191,9 @@ class Progress:
 
         def facts(parts: Sequence[Sequence[float]]) -> dict[str, Any]:
             sums = [sum(column) for column in zip(*parts, strict=True)]
-            return known | {"last": self.completed(line, sums) if line else {}}
+            return known | {"last": self.completed(line, sums) if line else {}}  # before the first step: none
 
-        arrays = self.job.strategy.saved()
-        if why := self.job.numbers.unfit(arrays):
-            self.report.say(f"warning: no checkpoint at step {t}: {why}; training goes on")
-            return why
-        waited = self.checkpoints.save(t, arrays, facts, part)
+        waited = self.checkpoints.save(t, self.job.strategy.saved(), facts, part)
         if waited > LONG_WAIT and not self.warned:
             self.warned = True
             self.report.say(

@@ -66,11 +66,14 @@ class Report:
             return
         self.append(line)
         rate = f"{thousands(line[self.unit + '_per_second'])} {self.unit}/s"
+        loss = (
+            "-" if line["train_loss"] is None else f"{line['train_loss']:.4f}"
+        )  # where all steps were left out
         if self.progress is not None:
-            self.progress.update(self.task, loss=f"{line['train_loss']:.4f}", rate=rate)
+            self.progress.update(self.task, loss=loss, rate=rate)
         elif line["step"] * 10 >= self.steps * (self.lines_shown + 1):
             self.lines_shown = line["step"] * 10 // self.steps
-            self.say(f"step {line['step']:>6}/{self.steps}  loss {line['train_loss']:.4f}  {rate}")
+            self.say(f"step {line['step']:>6}/{self.steps}  loss {loss}  {rate}")
 
     def evaluation(self, line: dict[str, Any]) -> None:
         """An evaluation on the way."""

@@ -48,19 +48,19 @@ def train(
     done = job.load(resumed) if resumed else 0
     progress.begin(done, None if resumed else score(job))
     if run.on_nonfinite == REWIND and not resumed:
-        progress.save(0)
+        progress.save(0, wait=True)  # where the run can go back to before the next one
 
     t = done
     while t < job.steps:
         t += 1
         with progress.stepping():
             step, x, y, slots = job.batch(t)  # this rank's part of the global batch
-            loss = numbers.gradients(step, x, y, slots)  # by `model`; sent while backward computes the rest
+            loss = numbers.gradients(step, x, y, slots)  # by the model; sent while backward computes the rest
             job.lag.end()  # --slow: here a rank is late
             step = numbers.agreed(step)  # without samples, where some rank's numbers are not finite
             (strategy.step if step.total else strategy.skip)(step)  # sync
         if numbers.goes_back:
-            t = progress.back(go_back(job, progress.checkpoints))
+            t = go_back(job, progress)
             continue
         progress.step(step, loss)
         if run.eval_every and t % run.eval_every == 0 and t < job.steps:

@@ -39,10 +39,18 @@ class Checkpoints:
     """The checkpoints of a run, of which the last `keep` stay. All ranks make it together.
 
     damaged: those that are none any more; they are kept aside, since their owner may still know what to do with them.
+    unfit: why a rank's arrays are nothing to go on from, if so; asked in the thread that writes.
     """
 
-    def __init__(self, comm: Communicator, folder: Path, keep: int, damaged: Sequence[Path] = ()):
-        self.comm, self.folder, self.keep = comm, folder, keep
+    def __init__(
+        self,
+        comm: Communicator,
+        folder: Path,
+        keep: int,
+        damaged: Sequence[Path] = (),
+        unfit: Callable[[Mapping[str, np.ndarray]], str | None] = lambda arrays: None,
+    ):
+        self.comm, self.folder, self.keep, self.unfit = comm, folder, keep, unfit
         if comm.rank == 0:
             remove_partial(folder)
             for path in damaged:
@@ -140,6 +148,7 @@ class Checkpoints:
         partial = self.folder / f".{folder_name(step)}.{self.token}.partial"
         digest, size = None, 0
         try:
+            error = error or self.unfit(self.copies)
             if error is None and (self.copies or self.comm.rank == 0):
                 self.folder.mkdir(exist_ok=True)
                 partial.mkdir(exist_ok=True)

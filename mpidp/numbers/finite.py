@@ -13,7 +13,7 @@ def finite(vector: Array) -> bool:
     Its square says so in one pass, which for a gradient that has just been written reads the cache; only where the
     square itself overflows are elements looked at.
     """
-    xp = array_module(vector)
-    if math.isfinite(float(xp.dot(vector, vector))):
+    if math.isfinite(vector.dot(vector)):
         return True
+    xp = array_module(vector)
     return all(bool(xp.isfinite(vector[lo : lo + BLOCK]).all()) for lo in range(0, len(vector), BLOCK))

@@ -51,4 +51,6 @@ class LossScale:
         return {"value": self.value, "good": self.good, "overflows": self.overflows} if self.dynamic else {}
 
     def load(self, facts: dict[str, Any]) -> None:
-        vars(self).update(facts)
+        if self.dynamic and facts:
+            self.value, self.good = float(facts["value"]), int(facts["good"])
+            self.overflows = int(facts["overflows"])

@@ -1,27 +1,26 @@
 """Back to the last checkpoint, in the middle of a run."""
 
-from typing import TYPE_CHECKING, Any
-
-from mpidp.checkpoint import Checkpoints, find
+from mpidp import checkpoint
+from mpidp.building import Job
 from mpidp.comm.world import SharedError
 from mpidp.errors import RunError, UserError
+from mpidp.progress import Progress
 from mpidp.workspace import Resumed
 
-if TYPE_CHECKING:
-    from mpidp.building import Job
 
-
-def go_back(job: "Job", checkpoints: Checkpoints) -> dict[str, Any]:
-    """Take up this run's last checkpoint, on all ranks together; its manifest.
+def go_back(job: Job, progress: Progress) -> int:
+    """Take up the last whole checkpoint in this run's folder, on all ranks together; its step.
 
     Raises RunError where there is none that can be read.
     """
     job.strategy.saved()  # what is under way is finished, as for a checkpoint
-    checkpoints.finish()
+    progress.checkpoints.finish()
+    folder = progress.folder / "checkpoints"
     try:
-        path, manifest, _ = find(job.comm, checkpoints.folder, True, lambda path, manifest: None)
-        job.load(Resumed(path, manifest))
+        found = Resumed(*checkpoint.find(job.comm, folder, True, lambda path, manifest: None))
+        job.load(found)
     except (SharedError, UserError) as error:
         raise RunError(f"the run cannot go back to a checkpoint: {error}") from None
     job.comm.Barrier()  # where there is one copy of the parameters, all have written it before one steps
-    return manifest
+    progress.back(found.manifest)
+    return found.manifest["step"]

@@ -1,6 +1,6 @@
 """The watch over a run's numbers, on this rank, and what all ranks do when one of them finds some that are bad."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -163,10 +163,11 @@ class Numbers:
             "such samples"
         )
 
-    def unfit(self, arrays: dict[str, Array]) -> str | None:
-        """Why these arrays of all ranks are no checkpoint to go on from, if they are not. On all ranks together."""
-        texts = self.job.comm.allgather(where.of_tensors(arrays, self.job.model))
-        return next((f"{text} is not finite on rank {rank}" for rank, text in enumerate(texts) if text), None)
+    def unfit(self, arrays: Mapping[str, np.ndarray]) -> str | None:
+        """Why these arrays of this rank's are nothing to go on from, if so."""
+        with np.errstate(all="ignore"):  # asked in a thread, which the program's own setting does not reach
+            bad = where.of_tensors(arrays, self.job.model)
+        return f"{bad} is not finite" if bad else None
 
     def report(self) -> dict[str, Any]:
         """For a logged step."""
@@ -191,7 +192,7 @@ class Numbers:
         """What a resumed run is to go on with."""
         return {
             "loss_scale": self.scale.facts(),
-            "skipped": self.skipped,
+            "skipped": list(self.skipped),
             "in_a_row": self.in_a_row,
             "left_out": sorted(self.left_out),
             "rewinds": self.rewinds,
@@ -200,9 +201,10 @@ class Numbers:
     def load(self, facts: dict[str, Any]) -> None:
         """Take them up, at the start of a run or when it goes back: then what it has learned since stays known."""
         self.scale.load(facts.get("loss_scale", {}))
-        self.skipped, self.in_a_row = list(facts.get("skipped", ())), facts.get("in_a_row", 0)
-        self.left_out |= set(facts.get("left_out", ()))
-        self.rewinds = max(self.rewinds, facts.get("rewinds", 0))
+        self.skipped = [int(t) for t in facts.get("skipped", ())]
+        self.in_a_row = int(facts.get("in_a_row", 0))
+        self.left_out |= {int(t) for t in facts.get("left_out", ())}
+        self.rewinds = max(self.rewinds, int(facts.get("rewinds", 0)))
         self.goes_back = False
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import math
 import os.path
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -84,7 +84,7 @@ def bad_parameters(model: Model, params: Array | None = None) -> str:
     return f"the parameter {names[0]}{more}" if names else ""
 
 
-def of_tensors(arrays: dict[str, Array], model: Model) -> str:
+def of_tensors(arrays: Mapping[str, Array], model: Model) -> str:
     """The same of what a strategy saves: the flat vector `params`, and state."""
     for name, array in arrays.items():
         if array.dtype.kind == "f" and not finite(array.reshape(-1)):

@@ -3,6 +3,7 @@
 import hashlib
 
 import numpy as np
+import pytest
 
 from mpidp.building import Job
 from mpidp.comm import run_ranks
@@ -59,6 +60,20 @@ class Told(Progress):
         self.bits[step.t] = hashlib.sha256(self.job.strategy.params.tobytes()).hexdigest()
 
 
+def run_until(step, *args):
+    """`run`, ended after this step on every rank, and not before its checkpoints are on disk."""
+
+    class Stopped(Progress):
+        def step(self, made, loss):
+            super().step(made, loss)
+            if made.t == step:
+                self.checkpoints.finish()
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(*args, watch=Stopped)
+
+
 def run(ranks, folder, given, resume=False, watch=Progress):
     """The train program with ranks as threads: (summary, what `watch` made, on every rank)."""
     made = [None] * ranks
@@ -76,3 +91,32 @@ def run(ranks, folder, given, resume=False, watch=Progress):
             return train(resolve(given | {"run-dir": str(folder)}, {}), comm, folder, None, watching)
 
     return run_ranks(ranks, body)[0], made
+
+
+def poison_a_layer(monkeypatch, tensor, where, steps=(STEP,), rank=RANK, place=0):
+    """Have the layer whose first tensor this is give a number that is not finite in these steps.
+
+    where: of its output ("forward"), of the gradient of its input ("backward") or of the tensor ("gradient").
+    """
+    batch, poisoned = Job.batch, {}
+
+    def bad(job, t):
+        named = [l for l in job.model.layers if l.parameters() and l.parameters()[0].name == tensor]
+        layer = named[-1]  # the innermost, where one lies in another
+        if t in steps and job.comm.rank == rank:
+            poisoned.setdefault(layer, type(layer))
+            kind = poisoned[layer]
+            layer.__class__ = type(
+                kind.__name__, (kind,), {where if where != "gradient" else "backward": spoilt}
+            )
+        elif layer in poisoned:
+            layer.__class__ = poisoned.pop(layer)
+        return batch(job, t)
+
+    def spoilt(layer, x):
+        y = getattr(poisoned[layer], "forward" if where == "forward" else "backward")(layer, x)
+        target = layer.parameters()[0].grad if where == "gradient" else y
+        target.reshape(-1)[place] = np.inf
+        return y
+
+    monkeypatch.setattr(Job, "batch", bad)

@@ -1,15 +1,13 @@
 """What becomes of a run in which one rank's numbers go bad in one step: for every strategy, under each policy."""
 
 import json
-import time
 
 import pytest
 
-from mpidp.building import Job
 from mpidp.comm.world import SharedError
 from mpidp.errors import RunError
 from mpidp.strategies import STRATEGIES
-from tests.numbers.poison import RANK, STEP, TINY, Told, options_of, poison_a_sample, run
+from tests.numbers.poison import RANK, STEP, TINY, Told, options_of, poison_a_sample, run, run_until
 from tests.runs import CASES
 
 RANKS = 4
@@ -30,13 +28,6 @@ def test_the_rank_where_it_began_ends_the_run(monkeypatch, tmp_path, name, case)
     assert "lower --lr" in text and "samples of this rank: " in text and "\n" not in text
 
 
-def wait_for(path):
-    """For a checkpoint that is written while training goes on."""
-    deadline = time.monotonic() + 30
-    while not path.exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-
-
 @pytest.mark.parametrize(("name", "case"), TOGETHER)
 def test_a_step_is_left_out_by_skipping_and_by_going_back(monkeypatch, tmp_path, name, case):
     """The same bits whichever way, and when a run that went back is stopped after that and resumed."""
@@ -55,19 +46,8 @@ def test_a_step_is_left_out_by_skipping_and_by_going_back(monkeypatch, tmp_path,
     logged = [json.loads(line) for line in (tmp_path / "skip" / "metrics.jsonl").read_text().splitlines()]
     assert [(line["step"], line["skipped_steps"]) for line in logged] == [(4, 0), (8, 1), (9, 1)]
 
-    batch = Job.batch
-
-    def stopped(job, t):
-        if t == 8:
-            wait_for(tmp_path / "back" / "checkpoints" / "step-00000006")
-            raise KeyboardInterrupt
-        return batch(job, t)
-
     back = given | {"on-nonfinite": "rewind", "checkpoint-every": 3}
-    with monkeypatch.context() as patch:
-        patch.setattr(Job, "batch", stopped)
-        with pytest.raises(KeyboardInterrupt):
-            run(RANKS, tmp_path / "back", back)
+    run_until(8, RANKS, tmp_path / "back", back)
     again, _ = run(RANKS, tmp_path / "back", {"checkpoint-every": 3}, resume=True)
     assert again["resumed_from"] == 6 and again["skipped"] == [STEP] and again["rewinds"] == 1
     for key in ("params_sha256", "train_loss", "validation_loss"):

@@ -119,8 +119,8 @@ def halved(x: np.ndarray, out: np.ndarray) -> None:
         bits = work[: part.size]
         lift = bits.view(np.float32)
         np.bitwise_and(part.view(np.uint32), EXPONENT, bits)
-        np.maximum(bits, LOWEST, bits)
-        np.minimum(bits, HIGHEST, bits)
+        np.maximum(bits, LOWEST, out=bits)
+        np.minimum(bits, HIGHEST, out=bits)
         np.add(bits, LIFT, bits)
         np.add(part, lift, result)
         np.subtract(result, lift, result)
