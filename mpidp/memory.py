@@ -21,6 +21,8 @@ def require_memory(model: Model, strategy: type[Strategy], config: Config, comm:
     vectors = 1 + strategy.gradient_share(comm.size, config.sync) + strategy.extra_vectors(config.sync)
     vectors += states * strategy.optimizer_share(comm.size)
     vectors += COMPRESSORS[config.run.compress].extra_vectors(config.compress)
+    if config.run.checkpoint_every and (comm.rank == 0 or not strategy.replicated):  # copied to be written
+        vectors += 1 + states * strategy.optimizer_share(comm.size)
     if config.run.reproducible:  # of the tree over a rank's micro-shards
         vectors += (config.run.reproducible // comm.size).bit_length() - 1
     require_free(
