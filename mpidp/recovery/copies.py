@@ -33,8 +33,11 @@ Layout = list[tuple[str, str, list[int]]]
 TRIES = 100
 """How often an MPI library is asked for a message that may have come."""
 
-Key = tuple[int, int]
-"""Which copy: how many ranks had been lost when it was made, and after which step. Later ones are greater."""
+Key = tuple[int, int, int]
+"""Which copy: how many ranks had been lost when it was made, which it was since, and after which step.
+
+Later ones are greater; their steps need not be, in a run that goes back.
+"""
 
 
 class Packed:
@@ -82,7 +85,7 @@ class Copy:
 
     @property
     def step(self) -> int:
-        return self.key[1]
+        return self.key[2]
 
 
 class Copies:
@@ -94,6 +97,7 @@ class Copies:
         self.comm: Communicator | None = None  # of the copies' messages, since the last loss
         self.members: list[int] = []
         self.shared: set[str] = set()
+        self.losses, self.taken = 0, 0
         self.shift: int | None = None  # to the neighbour; None: nothing is sent
         self.left_behind: list[Copy] = []  # whose memory MPI may still write into
 
@@ -114,12 +118,9 @@ class Copies:
         own = packed({k: v for k, v in arrays.items() if k not in self.shared}, spare and spare.own)
         rest = packed({k: v for k, v in arrays.items() if k in self.shared}, spare and spare.rest)
         progress.tell(wait=True)  # lines of metrics.jsonl up to here are written once this copy counts
-        facts = {
-            "collective": job.route and job.route.name,
-            "diagnostics": job.diagnostics.facts(),
-            "validation_loss_before": progress.before,
-        }
-        copy = Copy(self.members, (self.losses, t), facts, own, rest, self.shared)
+        facts = job.facts() | {"validation_loss_before": progress.before}
+        copy = Copy(self.members, (self.losses, self.taken, t), facts, own, rest, self.shared)
+        self.taken += 1
         if self.shift is not None:
             self.exchange(copy, spare and spare.theirs)
         copy.others.append(comm.Ibarrier())
@@ -130,7 +131,7 @@ class Copies:
         strategy, control = job.strategy, job.comm.control
         self.comm = comm = job.comm.Dup()
         self.members = comm.allgather(control.rank)
-        self.losses = control.size - comm.size
+        self.losses, self.taken = control.size - comm.size, 0
         whole, own = strategy.saved(whole=True), strategy.saved()
         self.shared = set().union(*comm.allgather(sorted(whole.keys() - own.keys())))
         needed = strategy.replicated or len(strategy.owners(comm.size, strategy.options)) > 0
