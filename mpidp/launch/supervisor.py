@@ -139,7 +139,7 @@ class Supervisor:
                 with contextlib.suppress(OSError):
                     (self.folder / name).unlink()
         command = self.launcher.command(ranks, hosts, program)
-        return attempts.run(command, environment(), elsewhere=len(place(ranks, hosts)) > 1)
+        return attempts.run(command, environment(self.policy), elsewhere=len(place(ranks, hosts)) > 1)
 
     def saved(self) -> str | None:
         """The name of the last complete checkpoint."""
