@@ -7,8 +7,10 @@ import pytest
 from mpidp.comm.world import SharedError
 from mpidp.errors import RunError
 from mpidp.strategies import STRATEGIES
+from tests.launch import run_ranks as launch
 from tests.numbers.poison import RANK, STEP, TINY, Told, options_of, poison_a_sample, run, run_until
 from tests.runs import CASES
+from tests.test_train import summary
 
 RANKS = 4
 ASYNCHRONOUS = [(name, case) for name, case in CASES if name == "onesided" or
@@ -52,6 +54,42 @@ def test_a_step_is_left_out_by_skipping_and_by_going_back(monkeypatch, tmp_path,
     assert again["resumed_from"] == 6 and again["skipped"] == [STEP] and again["rewinds"] == 1
     for key in ("params_sha256", "train_loss", "validation_loss"):
         assert again[key] == whole[key]
+
+
+PROGRAM = f"""
+import sys
+import numpy as np
+from mpidp import train
+from mpidp.building import Job
+batch = Job.batch
+def bad(job, t):
+    step, x, y, slots = batch(job, t)
+    if t == {STEP} and job.comm.rank == {RANK}:
+        x = x.copy()
+        x[-1, 0] = np.inf
+    return step, x, y, slots
+Job.batch = bad
+sys.exit(train.main(sys.argv[1:]))
+"""
+
+
+def test_on_real_ranks(tmp_path):
+    given = TINY | {"sync": "sharded", "collective": "shared"}
+    words = [str(word) for key, value in given.items() for word in (f"--{key}", value)]
+    ends = {}
+    for policy in ("abort", "skip", "rewind"):
+        more = ["--on-nonfinite", policy, "--checkpoint-every", "3", "--run-dir", tmp_path / policy, "--json"]
+        ends[policy] = launch(3, ["-c", PROGRAM, *words, *more])
+    ended = ends["abort"]
+    (line,) = [line for line in ended.stderr.splitlines() if "mpidp: error" in line]
+    assert (
+        ended.returncode == 1
+        and f"the loss on rank {RANK} is not finite at step {STEP}: first the input" in line
+    )
+    assert "Traceback" not in ended.stdout + ended.stderr
+    skipped, back = summary(ends["skip"]), summary(ends["rewind"])
+    assert skipped["skipped"] == back["skipped"] == [STEP] and back["rewinds"] == 1
+    assert skipped["params_sha256"] == back["params_sha256"]
 
 
 @pytest.mark.parametrize(("name", "case"), ASYNCHRONOUS)
