@@ -52,8 +52,8 @@ class Remaining(Progress):
             before.resumed_from,
             before.ranks_before,
         )
-        self.seconds, self.communication, self.waiting = before.seconds, before.communication, before.waiting
-        self.samples, self.logged_at = before.samples, before.seconds
+        self.clock, self.samples = before.clock, before.samples
+        self.clock.lap()
         self.job.strategy.comm.traffic.take(before.job.strategy.comm.traffic)
 
     def begin(self, done, scores):
