@@ -121,7 +121,7 @@ class Job:
             self.strategy.resume(resumed.saved(self.comm))
             self.diagnostics.load(resumed.manifest.get("diagnostics", {}))
             self.numbers.load(resumed.manifest.get("numbers", {}))
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
             raise checkpoint.unfit(resumed.path, error) from error
         return resumed.manifest["step"]
 
