@@ -183,8 +183,9 @@ def build(config: Config, comm: Communicator, resumed: Resumed | None = None) ->
     strategy = together(comm, lambda: strategy_type(setup, config.sync))
     model.bind(*strategy.allocate(), products)
     together(comm, lambda: require_working_memory(model, data, split, strategy, run, comm))
-    diagnostics = together(comm, lambda: Diagnostics(run, steps, strategy, comm))
-    late = together(comm, lambda: lag(run.slow, strategy))
+    goes_on = resumed is not None
+    diagnostics = together(comm, lambda: Diagnostics(run, steps, strategy, comm, goes_on))
+    late = together(comm, lambda: lag(run.slow, strategy, goes_on))
     schedule = SCHEDULES[run.schedule](config.schedule, run.lr, steps)
     adder = Tree() if run.reproducible else InOrder()
     job = Job(
