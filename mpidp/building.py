@@ -121,7 +121,7 @@ class Job:
             self.strategy.resume(resumed.saved(self.comm))
             self.diagnostics.load(resumed.manifest.get("diagnostics", {}))
             self.numbers.load(resumed.manifest.get("numbers", {}))
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
             raise checkpoint.unfit(resumed.path, error) from error
         return resumed.manifest["step"]
 
@@ -183,8 +183,9 @@ def build(config: Config, comm: Communicator, resumed: Resumed | None = None) ->
     strategy = together(comm, lambda: strategy_type(setup, config.sync))
     model.bind(*strategy.allocate(), products)
     together(comm, lambda: require_working_memory(model, data, split, strategy, run, comm))
-    diagnostics = together(comm, lambda: Diagnostics(run, steps, strategy, comm))
-    late = together(comm, lambda: lag(run.slow, strategy))
+    goes_on = resumed is not None
+    diagnostics = together(comm, lambda: Diagnostics(run, steps, strategy, comm, goes_on))
+    late = together(comm, lambda: lag(run.slow, strategy, goes_on))
     schedule = SCHEDULES[run.schedule](config.schedule, run.lr, steps)
     adder = Tree() if run.reproducible else InOrder()
     job = Job(

@@ -174,7 +174,8 @@ def step_of(line: str) -> float:
 
 def summary_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     """(what, figures) for people; `summary.json` has the same in full."""
-    rows = [("validation loss", f"{facts['validation_loss_before']:.4f} → {facts['validation_loss']:.4f}")]
+    before = f"{facts['validation_loss_before']:.4f} → " if "validation_loss_before" in facts else ""
+    rows = [("validation loss", f"{before}{facts['validation_loss']:.4f}")]
     if facts.get("accuracy") is not None:
         rows.append(("accuracy", f"{100 * facts['accuracy']:.2f} % of the validation set"))
     if facts.get("weight_error") is not None:
