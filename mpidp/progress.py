@@ -28,6 +28,9 @@ from mpidp.workspace import Resumed
 LAST_CHECKPOINT = 30.0
 """Seconds that a rank that fails takes to have on disk what it was writing, before it ends the others."""
 
+RECENT = 8
+Logged = tuple[dict[str, Any], list[float]]
+
 LONG_WAIT = 1.0  # seconds for a checkpoint to be written, of which the user is told
 
 
@@ -47,15 +50,13 @@ class Progress:
         job.numbers.say = self.report.say
         self.saved = 0  # the last step of which there is to be a checkpoint
         self.lines: deque[dict[str, Any]] = deque()  # logged steps of which some rank's part is still to come
-        self.logged: tuple[dict[str, Any], list[float]] = ({}, [])  # the last such step, and this rank's part
+        self.logged: Logged = ({}, [])  # the last logged step, and this rank's part
+        self.recent = deque(
+            [self.logged], RECENT
+        )  # and the last few, which a lost rank 0 may not have written
         self.skipped = resumed.skipped if resumed else ()
-        self.checkpoints = Checkpoints(
-            job.comm,
-            folder / "checkpoints",
-            job.config.run.keep_checkpoints or 2,
-            [damage.path for damage in self.skipped],
-            job.numbers.unfit,
-        )
+        keep, damaged = job.config.run.keep_checkpoints or 2, [damage.path for damage in self.skipped]
+        self.checkpoints = Checkpoints(job.comm, folder / "checkpoints", keep, damaged, job.numbers.unfit)
         self.warned = False  # of a wait for a checkpoint
         # What a run knows of itself and hands on to the one that resumes it.
         known = resumed.manifest if resumed else {}
@@ -69,7 +70,7 @@ class Progress:
         job, config = self.job, self.job.config
         if scores is not None:
             self.before = scores.loss
-        self.report.keep_metrics_until(done, self.last)
+        self.report.keep_metrics_until(done, [self.last] if done and self.last else [])
         ranks = f"{job.comm.size} rank{'s' * (job.comm.size > 1)}"
         if job.strategy.workers < job.comm.size:
             ranks += f" ({job.strategy.workers} workers, {job.comm.size - job.strategy.workers} servers)"
@@ -125,7 +126,7 @@ class Progress:
         self.tell(wait=True)
         self.loss, self.count, _ = 0.0, 0, self.clock.lap()
         self.last = manifest["last"]
-        self.report.keep_metrics_until(manifest["step"], self.last)
+        self.report.keep_metrics_until(manifest["step"], [self.last] if self.last else [])
         self.report.advance(manifest["step"])
 
     def log(self, step: Step) -> None:
@@ -144,6 +145,7 @@ class Progress:
         }
         self.logged = line | self.job.strategy.report() | self.job.numbers.report(), part
         self.lines.append(self.logged[0])
+        self.recent.append(self.logged)
 
     def tell(self, wait: bool = False) -> None:
         """Write the lines of which every rank's part is here, and what became of checkpoints; wait: all up to now."""
@@ -185,6 +187,9 @@ class Progress:
         wait: return when it is on disk, with None, or, on every rank, why it is not there.
         """
         self.saved = t
+        self.tell(
+            wait=True
+        )  # lines up to here are written before the checkpoint counts: all ranks have come to it
         line, part = self.logged
         known = self.job.facts() | {"validation_loss_before": self.before}
 

@@ -75,5 +75,4 @@ def test_killed_on_4_ranks_it_goes_on_with_3_and_then_with_2(tmp_path, sync):
     assert (facts["ranks"], facts["ranks_before"], facts["resumed_from"]) == (2, 3, 8)
     assert "2; 3 up to step 8" in finished.stdout
     assert facts["validation_loss"] < facts["validation_loss_before"]
-    steps = [step for step, _ in losses(tmp_path / "run")]
-    assert steps == sorted(set(steps)) and steps[-5:] == [8, 9, 10, 11, 12]
+    assert [step for step, _ in losses(tmp_path / "run")] == list(range(1, 13))

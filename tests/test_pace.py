@@ -40,7 +40,7 @@ def test_what_a_machine_does_by_chance_and_what_a_server_does_are_no_lag():
 
 
 def test_metrics_have_every_rank_s_seconds(tmp_path):
-    facts = trained(tmp_path, *LINEAR, "--slow", "1:3", "--log-every", 5, ranks=3)
+    facts = trained(3, tmp_path, *LINEAR, "--steps", 20, "--slow", "1:3", "--log-every", 5)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     logged = [line for line in lines if "train_loss" in line]
     assert logged
