@@ -9,6 +9,7 @@ from typing import NoReturn
 
 from mpi4py import MPI
 
+from mpidp.comm.calls import blocking
 from mpidp.comm.communicator import Communicator
 from mpidp.comm.control import Control
 from mpidp.comm.guard import finalised
@@ -48,16 +49,19 @@ def gather(world: Communicator, ranks: Sequence[int]) -> Communicator:
     for _ in range(TRIES):
         with contextlib.suppress(MPI.Exception):
             world.comm.Iprobe()
-    with control.blocked(f"ranks {', '.join(map(str, ranks))} to form a communicator"):
+
+    def make() -> MPI.Comm:
         if is_open_mpi(MPI.get_vendor()[0]) and with_ulfm():
-            made = world.comm.Shrink()
-        else:  # its tag keeps one such meeting apart from the next, of fewer ranks
-            made = world.comm.Create_group(world.comm.group.Incl(ranks), world.size - len(ranks))
+            return world.comm.Shrink()
+        # The tag keeps one such meeting apart from the next, of fewer ranks.
+        return world.comm.Create_group(world.comm.group.Incl(ranks), world.size - len(ranks))
+
+    made = blocking(world, f"ranks {', '.join(map(str, ranks))} to make a communicator", make)
     left = MPICommunicator(made)
     left.timeout, left.control, left.stop = world.timeout, control, world.stop
-    hosts = world.hosts()
-    order = list(dict.fromkeys(hosts[rank] for rank in ranks))
-    left.known_hosts = tuple(order.index(hosts[rank]) for rank in ranks)
+    if hosts := world.known_hosts:
+        order = list(dict.fromkeys(hosts[rank] for rank in ranks))
+        left.known_hosts = tuple(order.index(hosts[rank]) for rank in ranks)
     return left
 
 
