@@ -30,6 +30,8 @@ ALIGNMENT = 64  # bytes
 Layout = list[tuple[str, str, list[int]]]
 """Name, type and shape of each array."""
 
+WRITTEN = 1  # message tag
+
 TRIES = 100
 """How often an MPI library is asked for a message that may have come."""
 
@@ -80,7 +82,7 @@ class Copy:
     shared: set[str]  # names of what is
     source: int | None = None  # the rank (of `ranks`, by its place) whose own is kept here, too
     theirs: Packed | None = None
-    arrival: list[Pending] = field(default_factory=list)  # of theirs
+    arrival: list[Pending] = field(default_factory=list)  # of theirs, and of rank 0's word
     others: list[Pending] = field(default_factory=list)  # to be waited for before the memory is used again
 
     @property
@@ -117,12 +119,18 @@ class Copies:
         arrays = job.strategy.saved(whole=True)
         own = packed({k: v for k, v in arrays.items() if k not in self.shared}, spare and spare.own)
         rest = packed({k: v for k, v in arrays.items() if k in self.shared}, spare and spare.rest)
-        progress.tell(wait=True)  # lines of metrics.jsonl up to here are written once this copy counts
+        progress.tell(wait=True)
         facts = job.facts() | {"validation_loss_before": progress.before}
         copy = Copy(self.members, (self.losses, self.taken, t), facts, own, rest, self.shared)
         self.taken += 1
         if self.shift is not None:
             self.exchange(copy, spare and spare.theirs)
+        # Once it counts, rank 0 has written the lines of metrics.jsonl up to here.
+        written = np.empty(1, np.uint8)
+        if comm.rank > 0:
+            copy.arrival.append(comm.Irecv(written, 0, WRITTEN))
+        else:
+            copy.others += [comm.Isend(written, rank, WRITTEN) for rank in range(1, comm.size)]
         copy.others.append(comm.Ibarrier())
         self.kept.append(copy)
 
