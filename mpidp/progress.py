@@ -14,7 +14,7 @@ from mpidp.building import Job
 from mpidp.checkpoint import Checkpoints, checkpoint_figures
 from mpidp.comm.world import together
 from mpidp.compression import PLAIN
-from mpidp.errors import RunError
+from mpidp.errors import Interrupted, RunError
 from mpidp.evaluation import Scores, require_finite, require_good
 from mpidp.numbers import REWIND
 from mpidp.report import Report
@@ -105,8 +105,9 @@ class Progress:
         waiting = strategy.comm.traffic.seconds_waiting
         try:
             yield
-        except BaseException:
-            self.checkpoints.leave(LAST_CHECKPOINT)
+        except Exception as error:
+            if not isinstance(error, Interrupted):  # which ends at once
+                self.checkpoints.leave(min(LAST_CHECKPOINT, self.job.comm.timeout))
             raise
         self.seconds += time.perf_counter() - began
         self.communication += strategy.seconds_communication - communication
@@ -196,7 +197,7 @@ class Progress:
             return known | {"last": self.completed(line, sums) if line else {}}  # before the first step: none
 
         waited = self.checkpoints.save(t, self.job.strategy.saved(), facts, part)
-        if waited > LONG_WAIT and not self.warned:
+        if waited > LONG_WAIT and not (wait or self.warned):
             self.warned = True
             self.report.say(
                 f"warning: at step {t} training waited {waited:.1f} s for the checkpoint before to be written: with a "

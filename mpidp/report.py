@@ -143,7 +143,8 @@ class Report:
         try:
             lines = self.path.read_text(encoding="utf-8").splitlines()
             kept = [line for line in lines if step_of(line) <= step]
-            if step and last and not any(step_of(line) == step and "train_loss" in line for line in kept):
+            written = any(step_of(line) == step and "train_loss" in line for line in kept)
+            if step and last.get("step") == step and not written:
                 kept.append(json.dumps(last))
             write_whole(self.path, "".join(line + "\n" for line in kept))
         except (OSError, UnicodeDecodeError) as error:
