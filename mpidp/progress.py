@@ -14,7 +14,7 @@ from mpidp.building import Job
 from mpidp.checkpoint import Checkpoints, checkpoint_figures
 from mpidp.comm.world import together
 from mpidp.compression import PLAIN
-from mpidp.errors import RunError
+from mpidp.errors import Interrupted, RunError
 from mpidp.evaluation import Scores, require_finite, require_good
 from mpidp.numbers import REWIND
 from mpidp.pace import Clock, Laggards, interval
@@ -70,7 +70,7 @@ class Progress:
         job, config = self.job, self.job.config
         if scores is not None:
             self.before = scores.loss
-        self.report.keep_metrics_until(done, [self.last] if done and self.last else [])
+        self.report.keep_metrics_until(done, [self.last])
         ranks = f"{job.comm.size} rank{'s' * (job.comm.size > 1)}"
         if job.strategy.workers < job.comm.size:
             ranks += f" ({job.strategy.workers} workers, {job.comm.size - job.strategy.workers} servers)"
@@ -104,8 +104,9 @@ class Progress:
         try:
             with self.clock.ticking(self.job.strategy):
                 yield
-        except BaseException:
-            self.checkpoints.leave(LAST_CHECKPOINT)
+        except Exception as error:
+            if not isinstance(error, Interrupted):  # which ends at once
+                self.checkpoints.leave(min(LAST_CHECKPOINT, self.job.comm.timeout))
             raise
 
     def step(self, step: Step, loss: float) -> None:
@@ -126,7 +127,7 @@ class Progress:
         self.tell(wait=True)
         self.loss, self.count, _ = 0.0, 0, self.clock.lap()
         self.last = manifest["last"]
-        self.report.keep_metrics_until(manifest["step"], [self.last] if self.last else [])
+        self.report.keep_metrics_until(manifest["step"], [self.last])
         self.report.advance(manifest["step"])
 
     def log(self, step: Step) -> None:
@@ -194,12 +195,10 @@ class Progress:
         known = self.job.facts() | {"validation_loss_before": self.before}
 
         def facts(parts: Sequence[Sequence[float]]) -> dict[str, Any]:
-            return known | {
-                "last": self.completed(line, parts) if line else {}
-            }  # before the first step: none
+            return known | {"last": self.completed(line, parts) if line else {}}  # {} before the first step
 
         waited = self.checkpoints.save(t, self.job.strategy.saved(), facts, part)
-        if waited > LONG_WAIT and not self.warned:
+        if waited > LONG_WAIT and not (wait or self.warned):
             self.warned = True
             self.report.say(
                 f"warning: at step {t} training waited {waited:.1f} s for the checkpoint before to be written: with a "

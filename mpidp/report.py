@@ -145,7 +145,11 @@ class Report:
             lines = self.path.read_text(encoding="utf-8").splitlines()
             kept = [line for line in lines if step_of(line) <= step]
             there = {step_of(line) for line in kept if "train_loss" in line}
-            kept += [json.dumps(line) for line in known if line["step"] not in there]
+            kept += [
+                json.dumps(line)
+                for line in known
+                if 0 < line.get("step", 0) <= step and line["step"] not in there
+            ]
             kept.sort(key=step_of)
             write_whole(self.path, "".join(line + "\n" for line in kept))
         except (OSError, UnicodeDecodeError) as error:

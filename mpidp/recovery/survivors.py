@@ -59,9 +59,7 @@ class Remaining(Progress):
     def begin(self, done, scores):
         """Say what became of the others."""
         self.before = self.before if scores is None else scores.loss
-        self.report.keep_metrics_until(
-            done, [*self.left_unwritten(done), *([self.last] if done and self.last else [])]
-        )
+        self.report.keep_metrics_until(done, [*self.left_unwritten(done), self.last])
         news = [loss for loss in self.losses if "goes_on_after" not in loss]
         for loss in news:
             loss["goes_on_after"] = done
