@@ -6,6 +6,7 @@ refused, not run; and before memory is asked for, the size that a header states 
 
 import math
 import os
+import tokenize
 import warnings
 import zipfile
 import zlib
@@ -25,6 +26,10 @@ _READERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
+_DAMAGES = (
+    ValueError, TypeError, SyntaxError, RecursionError, OverflowError, EOFError, KeyError, NotImplementedError,
+    RuntimeError,
+)  # fmt: skip
 _PICKLE = "holds Python objects (pickle), which could run code: save plain arrays of numbers"
 
 
@@ -125,10 +130,5 @@ def _damaged(path: Path, kind: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except MemoryError:
-        raise
-    except (
-        ValueError, TypeError, SyntaxError, RecursionError, OverflowError, EOFError, KeyError, NotImplementedError,
-        RuntimeError, zipfile.BadZipFile, zlib.error,
-    ) as error:  # fmt: skip
+    except (*_DAMAGES, zipfile.BadZipFile, zlib.error, tokenize.TokenError) as error:
         raise UserError(f"{path}: damaged {kind[2:]} file: {' '.join(str(error).split())[:200]}") from None
