@@ -20,7 +20,7 @@ from mpidp.data.split import SPLITS, Split
 from mpidp.diagnostics import Diagnostics
 from mpidp.errors import UserError
 from mpidp.machine import pin_threads, usable_cores
-from mpidp.memory import require_memory, require_working_memory
+from mpidp.memory import free_share, require_memory, require_working_memory
 from mpidp.models import MODELS
 from mpidp.nn import Model
 from mpidp.nn.accumulation import Adder, InOrder, Tree
@@ -153,6 +153,7 @@ def build(config: Config, comm: Communicator, resumed: Resumed | None = None) ->
         seed=run.seed,
         context=getattr(config.model, "context", None),
         validation_fraction=run.validation_fraction,
+        memory=free_share(comm),
     )
     data = (resumed and resumed.data) or together(comm, lambda: load_data(run.data, config.data, request))
     require_same(comm, {"training data (hash)": data.fingerprint()})
