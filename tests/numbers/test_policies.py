@@ -101,29 +101,35 @@ def test_diagnostics_leave_the_step_out(monkeypatch, tmp_path):
 
 
 PROGRAM = f"""
-import sys
+import os, signal, sys
 import numpy as np
 from mpidp import train
 from mpidp.building import Job
 batch = Job.batch
 def bad(job, t):
+    if t == 8 and job.comm.rank == int(sys.argv[1]) and job.comm.size == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
     step, x, y, slots = batch(job, t)
     if t == {STEP} and job.comm.rank == {RANK}:
         x = x.copy()
         x[-1, 0] = np.inf
     return step, x, y, slots
 Job.batch = bad
-sys.exit(train.main(sys.argv[1:]))
+sys.exit(train.main(sys.argv[2:]))
 """
+"""Takes the rank that is to be killed in step 8, or -1, before its options."""
+
+
+def launched(killed, folder, *more):
+    given = TINY | {"sync": "sharded", "collective": "shared", "checkpoint-every": 3, "run-dir": folder}
+    words = [word for key, value in given.items() for word in (f"--{key}", value)]
+    goes_on = {"PRTE_MCA_state_base_recoverable": "1"}  # Open MPI's mpirun, when a rank is killed
+    return launch(3, ["-c", PROGRAM, *map(str, [killed, *words, *more]), "--json"], env=goes_on)
 
 
 def test_on_real_ranks(tmp_path):
-    given = TINY | {"sync": "sharded", "collective": "shared"}
-    words = [str(word) for key, value in given.items() for word in (f"--{key}", value)]
-    ends = {}
-    for policy in ("abort", "skip", "rewind"):
-        more = ["--on-nonfinite", policy, "--checkpoint-every", "3", "--run-dir", tmp_path / policy, "--json"]
-        ends[policy] = launch(3, ["-c", PROGRAM, *words, *more])
+    policies = ("abort", "skip", "rewind")
+    ends = {policy: launched(-1, tmp_path / policy, "--on-nonfinite", policy) for policy in policies}
     ended = ends["abort"]
     (line,) = [line for line in ended.stderr.splitlines() if "mpidp: error" in line]
     assert (
@@ -134,3 +140,11 @@ def test_on_real_ranks(tmp_path):
     skipped, back = summary(ends["skip"]), summary(ends["rewind"])
     assert skipped["skipped"] == back["skipped"] == [STEP] and back["rewinds"] == 1
     assert skipped["params_sha256"] == back["params_sha256"]
+
+
+def test_a_step_stays_left_out_when_a_rank_is_lost(tmp_path):
+    """The others go on after step 6, and know of step 5."""
+    more = ["--on-nonfinite", "skip", "--on-failure", "shrink", "--copy-every", 3]
+    facts = summary(launched(2, tmp_path / "run", *more))
+    assert facts["ranks"] == 2 and facts["losses"][0]["goes_on_after"] == 6
+    assert facts["skipped"] == [STEP] and facts["skipped_steps"] == 1
