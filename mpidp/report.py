@@ -145,11 +145,8 @@ class Report:
             lines = self.path.read_text(encoding="utf-8").splitlines()
             kept = [line for line in lines if step_of(line) <= step]
             there = {step_of(line) for line in kept if "train_loss" in line}
-            kept += [
-                json.dumps(line)
-                for line in known
-                if 0 < line.get("step", 0) <= step and line["step"] not in there
-            ]
+            missing = {line["step"]: line for line in known if line and line["step"] not in there}
+            kept += [json.dumps(line) for at, line in missing.items() if 0 < at <= step]
             kept.sort(key=step_of)
             write_whole(self.path, "".join(line + "\n" for line in kept))
         except (OSError, UnicodeDecodeError) as error:

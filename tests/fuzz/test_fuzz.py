@@ -1,4 +1,4 @@
-"""A share of the long run (`make fuzz`), in a process of its own with limited memory; and properties of single parts."""
+"""A share of the long run (`make fuzz`), in a process of its own with limited memory; properties of single parts."""
 
 import re
 
@@ -91,4 +91,4 @@ def test_cells_are_numbers_or_refused(tmp_path_factory, rows):
         targets = [
             part.batch(np.arange(len(part)))[1].ravel().tolist() for part in (data.train, data.validation)
         ]
-        assert sorted(sum(targets, [])) == sorted(row[1] for row in rows)
+        assert sorted(value for part in targets for value in part) == sorted(row[1] for row in rows)
