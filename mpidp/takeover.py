@@ -117,12 +117,24 @@ class Owned(Rule):
         self.lo, self.hi = part.start, part.stop
 
     def add(self, name, arrays, share):
+        if BOUNDS not in arrays:
+            raise ValueError(
+                "a part that does not say where it belongs, as in files of older versions: start as many ranks as that "
+                "run had"
+            )
         array, (lo, hi) = arrays[name], arrays[BOUNDS].tolist()
         if self.value is None:
             self.value = np.empty(self.hi - self.lo, array.dtype)
         first, last = max(lo, self.lo), min(hi, self.hi)
         if first < last:
             self.value[first - self.lo : last - self.lo] = array[first - lo : last - lo]
+
+
+def require_whole(parts: Sequence[tuple[int, int]], n: int) -> None:
+    """Raise ValueError where these parts, by their bounds, are not a vector of n elements, each of them once."""
+    begins, ends = zip(*sorted(parts), strict=True)
+    if [*begins, n] != [0, *ends]:
+        raise ValueError(f"the owners' parts are {sorted(parts)}, not all of 0 to {n}")
 
 
 Rules = Mapping[str, Callable[[], Rule]]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mpidp.takeover import BOUNDS, Added, Histogram, Largest, Mean, Owned, Same, rule_of, share
+from mpidp.takeover import BOUNDS, Added, Histogram, Largest, Mean, Owned, Same, require_whole, rule_of, share
 
 PAIRS = [(had, have) for had in (1, 2, 3, 4, 7, 8) for have in (1, 2, 3, 5, 8)]
 
@@ -72,6 +72,13 @@ def test_parts_are_put_together_and_cut_anew():
     owners = [{"a": x[lo:hi], BOUNDS: np.array([lo, hi])} for lo, hi in ((4, 7), (0, 4), (7, 10))]
     for part in (slice(0, 10), slice(3, 8), slice(5, 6), slice(4, 4)):
         assert (taken(Owned(part), owners) == x[part]).all()
+
+
+def test_owners_have_the_whole():
+    require_whole([(4, 9), (0, 4), (4, 4), (9, 10)], 10)
+    for parts in ([(0, 4), (5, 10)], [(0, 6), (5, 10)], [(0, 5), (5, 9)], [(1, 10)], [(0, 5), (5, 11)]):
+        with pytest.raises(ValueError, match="not all of 0 to 10"):
+            require_whole(parts, 10)
 
 
 def test_tables_and_histograms():

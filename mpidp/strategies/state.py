@@ -7,10 +7,9 @@ import numpy as np
 
 from mpidp.arrays import Array
 from mpidp.comm import Communicator
-from mpidp.comm.world import SharedError
 from mpidp.compression import Sum
 from mpidp.errors import RunError
-from mpidp.takeover import BOUNDS, Rule, Rules, Same, rule_of, share
+from mpidp.takeover import BOUNDS, Rule, Rules, Same, require_whole, rule_of, share
 
 
 class Saved(Protocol):
@@ -74,7 +73,7 @@ class Stateful:
     def owners(cls, ranks: int, options: Any) -> range:
         """Of a run of so many ranks, those whose state no other has: without one of them there is no going on.
 
-        They save the bounds of their part of the vector (`takeover.BOUNDS`).
+        Where each has a part of the vector, they save its bounds (`takeover.BOUNDS`).
         """
         return range(0)
 
@@ -94,17 +93,17 @@ class Stateful:
         left = [rank for rank in range(saved.ranks) if rank not in saved.lost]
         had = sum(rank < self.count_workers(saved.ranks, self.options) for rank in left)
         taken: dict[str, Rule] = {}
+        parts: list[tuple[int, int]] = []
         for i, rank in enumerate(left):
             arrays, ours = saved.of(rank), share(i, had, self.worker, self.workers)
-            if rank in owners and BOUNDS not in arrays:
-                raise SharedError(
-                    f"--resume: rank {rank}'s file does not say which part of the model it is of, as files of older "
-                    f"versions do not: start mpirun -n {saved.ranks}, as many ranks as that run had"
-                )
+            if BOUNDS in arrays:
+                parts.append(tuple(arrays[BOUNDS].tolist()))
             for name in arrays.keys() - {BOUNDS}:
                 if name not in taken:
                     taken[name] = rule_of(rules, name)
                 taken[name].add(name, arrays, ours)
+        if parts:
+            require_whole(parts, self.params.size)
         results = {name: rule.result() for name, rule in taken.items()}
         return {name: array for name, array in results.items() if array is not None}
 
