@@ -153,11 +153,8 @@ class Server(Strategy):
 
     def work(self) -> None:
         """A worker's step."""
-        if (
-            self.ruled
-            and self.ruled.clips_pushes
-            and (factor := self.clip_factor(self.squared_norm(self.grads))) != 1
-        ):
+        clips = self.ruled and self.ruled.clips_pushes
+        if clips and (factor := self.clip_factor(self.squared_norm(self.grads))) != 1:
             self.grads *= factor
         self.push_and_pull()
         self.pushes += 1
@@ -246,6 +243,8 @@ class Server(Strategy):
         return messages, sent
 
     def saved(self, whole=False):
+        if self.ruled:
+            self.comm.Barrier()  # a server does not count a push of the next step as one of this
         state = prefixed("state", self.state())
         if self.worker is None:
             return bounds(self.part) | state

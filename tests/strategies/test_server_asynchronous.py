@@ -1,6 +1,7 @@
 """The asynchronous parameter server."""
 
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -76,3 +77,20 @@ def test_a_slow_worker_does_not_hold_up_the_others():
 
     histogram = run_ranks(4, body)[0]
     assert sum(histogram.values()) == 3 * 10 and 18 <= max(map(int, histogram)) <= 20
+
+
+def test_nobody_goes_on_while_a_checkpoint_s_steps_are_made():
+    """A late worker's pushes are counted in their steps, however far another could be by then."""
+    events = []
+
+    def body(comm):
+        run = Run(comm, "server", PLAIN)
+        if comm.rank == 0:
+            time.sleep(0.1)
+        run.steps(2)
+        events.append("made")
+        run.strategy.saved()
+        events.append("goes on")
+
+    run_ranks(4, body)
+    assert events == ["made"] * 4 + ["goes on"] * 4
