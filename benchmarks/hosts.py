@@ -27,6 +27,7 @@ DEVICE = "eth0"
 PREFIX = "mpidp"
 BURST, LATENCY = "256kb", "20ms"  # what the shaper sends at once, and how long it lets a packet wait
 DEVICES = {"UCX_NET_DEVICES": DEVICE, "GLOO_SOCKET_IFNAME": DEVICE}  # and not the loopback
+GUARD = "mpidp-guard"  # as mpidp/comm/guard.py calls itself
 NEEDED = ("ip", "tc", "unshare")
 
 ENTER = """#!/bin/sh
@@ -51,8 +52,11 @@ class Hosts:
         """What MPICH's mpirun has to be told beside the hosts."""
         return ["-iface", DEVICE, "-launcher", "ssh", "-launcher-exec", str(self.script)]
 
-    def start(self, command: Sequence[str], output: IO[bytes]) -> "subprocess.Popen[bytes]":
-        """Start a command on the first host; when the process that is returned is killed, so is all on both hosts."""
+    def start(self, command: Sequence[str], output: IO[bytes] | None) -> "subprocess.Popen[bytes]":
+        """Start a command on the first host; when the process that is returned is killed, so is all on both hosts.
+
+        output: where what it says goes; None: where ours goes.
+        """
         paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         return subprocess.Popen(
             [str(self.script), ADDRESSES[0], shlex.join(command)],
@@ -68,12 +72,28 @@ class Hosts:
         """Take the link down, or up again."""
         tell("ip", "-n", f"{self.name}-{ADDRESSES[1]}", "link", "set", DEVICE, state)
 
+    def shape(self, rate: str) -> None:
+        """Let the link carry so much each way from now on, as tc writes it."""
+        for address in ADDRESSES:
+            shape = ["tbf", "rate", rate, "burst", "2kb", "latency", "10s"]
+            tell("tc", "-n", f"{self.name}-{address}", "qdisc", "replace", "dev", DEVICE, "root", *shape)
+
     def kill(self, address: str) -> None:
-        """End all that runs on a host, as a loss of power would."""
-        pids = tell("ip", "netns", "pids", f"{self.name}-{address}").split()
-        for pid in pids:
+        """End all that runs on a host."""
+        for pid in self.processes(address):
             with suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGKILL)
+                os.kill(pid, signal.SIGKILL)
+
+    def kill_ranks(self, address: str) -> None:
+        """End the ranks on a host, whose launcher and guards see them end."""
+        for pid in self.processes(address):
+            with suppress(OSError):
+                is_rank = b"\0PMI_RANK=" in Path(f"/proc/{pid}/environ").read_bytes()
+                if is_rank and Path(f"/proc/{pid}/comm").read_text().strip() != GUARD:
+                    os.kill(pid, signal.SIGKILL)
+
+    def processes(self, address: str) -> list[int]:
+        return [int(pid) for pid in tell("ip", "netns", "pids", f"{self.name}-{address}").split()]
 
     def run(self, ranks: Sequence[str], arguments: Sequence[str], timeout: float) -> str:
         """`python ARGUMENTS` on ranks as `placement` lists them; what they printed.

@@ -74,9 +74,8 @@ class Communicator(Waiting, Objects, Memory):
 
     def Isend(self, buffer: Array, dest: int, tag: int = 0) -> Pending:
         """Start to send `buffer` to rank `dest`; it must stay as it is until `Wait`."""
-        if (
-            self.control
-        ):  # to a rank on another host that is gone, MPICH's library was seen to crash (UCX over TCP)
+        # MPICH was seen to crash in a send to a rank that is gone, on another host (UCX over TCP).
+        if self.control:
             self.control.check()
         parts = pieces(buffer)
         self.traffic.messages += len(parts)

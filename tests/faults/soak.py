@@ -16,7 +16,7 @@ from pathlib import Path
 
 from mpidp.comm.probe import library
 from mpidp.machine import cores
-from tests.faults.harness import BOUND, OUTSIDE, RANKS, STEPS, SYNCS, Outcome, survive, trials, undisturbed
+from tests.faults.harness import MARGIN, OUTSIDE, RANKS, STEPS, SYNCS, Outcome, survive, trials, undisturbed
 from tests.faults.victim import PHASES
 
 ALL = ("restart", "shrink", "abort")
@@ -68,8 +68,8 @@ def page(outcomes: list[Outcome], seconds: float, arguments: list[str]) -> str:
         "A run counts as survived where it finished with exit code 0 (under abort: ended with the cause named), left",
         "no process and (but under abort, where MPICH does) nothing in /dev/shm, and its result has the bits of an",
         "uninterrupted run (restart) or, under shrink and where a strategy's bits depend on who is late, a validation",
-        f"loss that is no further from that run's than {BOUND:.0%} of what training gained. `{OUTSIDE}`: at a random",
-        "moment, from outside.",
+        f"loss that is no further from that run's than one rank fewer from the beginning makes it, and {MARGIN:.0%}",
+        f"of what training gained. `{OUTSIDE}`: at a random moment, from outside.",
         "",
         "| `--sync` | `--on-failure` | " + " | ".join((*PHASES, OUTSIDE)) + " | longest (s) |",
         "|---" * (len(PHASES) + 4) + "|",

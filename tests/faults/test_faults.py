@@ -9,7 +9,7 @@ from tests.launch import find_mpiexec
 TURNS = (*PHASES, OUTSIDE)
 TRIALS = [
     Trial(sync, policy, TURNS[(i + shift) % len(TURNS)])
-    for policy, shift in (("restart", 0),)
+    for policy, shift in (("restart", 0), ("shrink", 3))
     for i, sync in enumerate(SYNCS)
 ]
 TRIALS += [Trial("allreduce", "abort", "collective"), Trial("averaging", "abort", "saving")]
