@@ -25,12 +25,15 @@ from typing import Any
 
 import numpy as np
 
-from mpidp.data.streams import generator, permutation
+from mpidp.data.streams import GOLDEN, Orders, generator, mix, permutation
 from mpidp.errors import UserError
 from mpidp.options import NoOptions, option
 
 # First word of a place (see data/streams.py): one stream a purpose. Epochs are far below these.
 _ARRANGE, _PROPORTIONS, _CLASS = 2**62, 2**62 + 1, 2**62 + 2
+
+MANY = 1 << 23
+"""Samples: of more, the stratified splits hold no order in memory, but compute each place in it (`streams.Orders`)."""
 
 
 class Split:
@@ -97,29 +100,43 @@ class Stratified(Split):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self._orders: dict[int, tuple[int, np.ndarray, np.ndarray]] = {}  # w: (epoch, slots, S × slots)
+        self._orders: dict[int, tuple[int, np.ndarray, Any]] = {}  # w: (epoch, slots, S × slots or Orders)
 
     def slots(self, worker: int) -> np.ndarray:
         """The slots of this worker, ascending: [w·B//W, (w+1)·B//W)."""
         b, w = self.batch_size, self.workers
         return np.arange(worker * b // w, (worker + 1) * b // w)
 
-    def stratum(self, slot: int) -> np.ndarray:
-        """Indices of the samples that feed this slot: [j·N//B, (j+1)·N//B)."""
+    def sizes(self, slots: np.ndarray) -> np.ndarray:
+        """How many samples feed each of these slots."""
         n, b = self.samples, self.batch_size
-        return np.arange(slot * n // b, (slot + 1) * n // b)
+        return (slots + 1) * n // b - slots * n // b
+
+    def elements(self, slots: np.ndarray, at: np.ndarray) -> np.ndarray:
+        """The sample number `at` of those that feed each slot, which are [j·N//B, (j+1)·N//B)."""
+        return slots * self.samples // self.batch_size + at
+
+    def stratum(self, slot: int) -> np.ndarray:
+        """Indices of the samples that feed this slot."""
+        return self.elements(np.int64(slot), np.arange(self.sizes(np.int64(slot))))
 
     def part(self, epoch: int, step: int, worker: int) -> tuple[np.ndarray, np.ndarray]:
         self._check(step)
         held = self._orders.get(worker)
         if held is None or held[0] != epoch:
             held = self._orders[worker] = (epoch, *self._shuffled(epoch, worker))
+        slots = held[1]
+        if isinstance(held[2], Orders):
+            there = self.sizes(slots) > step
+            return self.elements(slots, held[2].at(step))[there], slots[there]
         indices = held[2][step]
         there = indices >= 0
-        return indices[there], held[1][there]
+        return indices[there], slots[there]
 
-    def _shuffled(self, epoch: int, worker: int) -> tuple[np.ndarray, np.ndarray]:
+    def _shuffled(self, epoch: int, worker: int) -> tuple[np.ndarray, Any]:
         slots = self.slots(worker)
+        if self.samples > MANY:
+            return slots, Orders(self.sizes(slots), self.steps_per_epoch, self.seed, epoch, slots)
         order = np.full((self.steps_per_epoch, len(slots)), -1, np.int64)
         for column, slot in enumerate(slots):
             stratum = self.stratum(int(slot))
@@ -128,6 +145,9 @@ class Stratified(Split):
 
     def shard(self, worker: int) -> np.ndarray:
         return np.sort(np.concatenate([self.stratum(int(j)) for j in self.slots(worker)]))
+
+    def shard_sizes(self) -> np.ndarray:
+        return np.array([self.sizes(self.slots(w)).sum() for w in range(self.workers)], np.int64)
 
 
 class Contiguous(Stratified):
@@ -140,8 +160,11 @@ class Strided(Stratified):
     def slots(self, worker: int) -> np.ndarray:
         return np.arange(worker, self.batch_size, self.workers)
 
-    def stratum(self, slot: int) -> np.ndarray:
-        return np.arange(slot, self.samples, self.batch_size)
+    def sizes(self, slots: np.ndarray) -> np.ndarray:
+        return (self.samples - slots + self.batch_size - 1) // self.batch_size
+
+    def elements(self, slots: np.ndarray, at: np.ndarray) -> np.ndarray:
+        return slots + at * self.batch_size
 
 
 class Random(Stratified):
@@ -149,10 +172,14 @@ class Random(Stratified):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self._arranged = permutation(self.samples, self.seed, _ARRANGE)
+        if self.samples > MANY:
+            self._order = Orders(np.array([self.samples]), self.samples, self.seed, _ARRANGE)
+        else:
+            self._arranged = permutation(self.samples, self.seed, _ARRANGE)
 
-    def stratum(self, slot: int) -> np.ndarray:
-        return self._arranged[super().stratum(slot)]
+    def elements(self, slots: np.ndarray, at: np.ndarray) -> np.ndarray:
+        places = super().elements(slots, at)
+        return self._order.at(places) if self.samples > MANY else self._arranged[places]
 
 
 class OwnerBased(Split):
@@ -199,26 +226,15 @@ class Hash(OwnerBased):
     """
 
     def owners(self, labels: np.ndarray | None) -> np.ndarray:
-        ids = _mix(np.arange(self.samples, dtype=np.uint64))
+        ids = mix(np.arange(self.samples, dtype=np.uint64))
         owner = np.zeros(self.samples, np.int32)
-        best = _mix(ids)
+        best = mix(ids)
         for worker in range(1, self.workers):
-            weight = _mix(ids + np.uint64(worker * _GOLDEN % 2**64))
+            weight = mix(ids + np.uint64(worker * GOLDEN % 2**64))
             better = weight > best
             best[better] = weight[better]
             owner[better] = worker
         return owner
-
-
-_GOLDEN = 0x9E3779B97F4A7C15
-
-
-def _mix(z: np.ndarray) -> np.ndarray:
-    """SplitMix64's finaliser of z + golden ratio · 2⁶⁴ (uint64, wrapping)."""
-    z = z + np.uint64(_GOLDEN)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
 
 
 class Dirichlet(OwnerBased):

@@ -3,6 +3,8 @@
 import numpy as np
 
 _WORD = 2**64
+GOLDEN = 0x9E3779B97F4A7C15
+ROUNDS = 8
 
 
 def generator(seed: int, *place: int) -> np.random.Generator:
@@ -34,3 +36,54 @@ def permutation(n: int, seed: int, *place: int) -> np.ndarray:
     keys.sort()
     keys &= mask
     return keys.astype(np.int64)
+
+
+def mix(z: np.ndarray) -> np.ndarray:
+    """SplitMix64's finaliser of z + golden ratio · 2⁶⁴ (uint64, wrapping)."""
+    z = z + np.uint64(GOLDEN)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+class Orders:
+    """Random orders of 0 … n-1 for several n, of which any place is computed, and nothing is held.
+
+    `sizes`: the n, all at most `largest`, of which, as of (seed, place), the orders are a function; `last`, where it is
+    given, is the last number of each one's place. A Feistel network (Luby and Rackoff 1988, doi:10.1137/0217022) of
+    `ROUNDS` rounds, whose halves may differ by a bit, permutes [0, 2ᵇ) ⊇ [0, n); what falls outside is permuted again
+    until it is inside (cycle walking: Black and Rogaway 2002, doi:10.1007/3-540-45760-7_9), on average less than twice.
+    """
+
+    def __init__(
+        self, sizes: np.ndarray, largest: int, seed: int, place: int, last: np.ndarray | None = None
+    ):
+        places = [(place,)] if last is None else [(place, int(j)) for j in last]
+        draws = [generator(seed, *each).bit_generator.random_raw(ROUNDS) for each in places]
+        self.sizes, self.keys = sizes.astype(np.uint64), np.array(draws, np.uint64).reshape(-1, ROUNDS).T
+        bits = max(2, (largest - 1).bit_length())
+        self.low = np.uint64(bits // 2)
+        self.masks = (np.uint64((1 << bits // 2) - 1), np.uint64((1 << bits - bits // 2) - 1))
+
+    def at(self, places: np.ndarray | int) -> np.ndarray:
+        """What stands at a place of each order, or at places of the one order that there is (int64).
+
+        At places beyond an order's end there is a number, and no meaning.
+        """
+        wanted = np.asarray(places, np.uint64)
+        sizes, found, wanted = np.broadcast_arrays(self.sizes, wanted, wanted)
+        keys = np.broadcast_to(
+            self.keys.reshape(ROUNDS, *[1] * (wanted.ndim - 1), -1), (ROUNDS, *wanted.shape)
+        )
+        found, outside = found.copy(), wanted < sizes
+        while outside.any():
+            found[outside] = self._permuted(found[outside], keys[:, outside])
+            outside &= found >= sizes
+        return found.astype(np.int64)
+
+    def _permuted(self, x: np.ndarray, keys: np.ndarray) -> np.ndarray:
+        halves = [x & self.masks[0], x >> self.low]
+        for turn, key in enumerate(keys):
+            one, other = turn % 2, 1 - turn % 2
+            halves[one] = halves[one] ^ (mix(halves[other] + key) & self.masks[one])
+        return halves[0] | (halves[1] << self.low)

@@ -5,10 +5,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mpidp.data import split as splits
 from mpidp.data.split import SPLITS, Dirichlet, Hash, Split
 from mpidp.errors import UserError
 
 STRATIFIED = ["contiguous", "strided", "random"]
+
+
+@pytest.fixture(scope="module", autouse=True, params=[splits.MANY, 0], ids=["held", "computed"])
+def _orders_held_or_computed(request):
+    """Every promise holds for both."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(splits, "MANY", request.param)
+        yield
 
 
 def make(name, samples, batch_size, workers, seed=3, options=None, classes=4):

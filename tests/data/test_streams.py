@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mpidp.data.streams import generator, permutation
+from mpidp.data.streams import Orders, generator, permutation
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 3, 7, 8, 9, 1000])
@@ -36,3 +36,21 @@ def test_streams_do_not_correlate():
     draws = np.stack([generator(0, 1, i).normal(size=2000) for i in range(8)])
     correlation = np.corrcoef(draws) - np.eye(8)
     assert np.abs(correlation).max() < 5 / np.sqrt(2000)
+
+
+@pytest.mark.parametrize("sizes", [[1], [2, 1], [5, 6, 6], [1000, 999], [4097]])
+def test_orders_that_are_computed_are_orders(sizes):
+    orders = Orders(np.array(sizes), max(sizes), 3, 7, np.arange(len(sizes)))
+    columns = np.array([orders.at(place) for place in range(max(sizes))])
+    for column, n in zip(columns.T, sizes, strict=True):
+        assert sorted(column[:n]) == list(range(n))
+    other = Orders(np.array(sizes), max(sizes), 3, 8, np.arange(len(sizes)))
+    assert max(sizes) < 10 or (columns != [other.at(place) for place in range(max(sizes))]).mean() > 0.9
+
+
+def test_one_order_at_many_places():
+    order = Orders(np.array([3000]), 3000, 0, 5)
+    found = order.at(np.arange(3000))
+    assert sorted(found) == list(range(3000)) and found.dtype == np.int64
+    assert abs(np.corrcoef(found, np.arange(3000))[0, 1]) < 0.06
+    assert (order.at(np.array([7, 2999])) == found[[7, 2999]]).all()

@@ -1,4 +1,4 @@
-"""A share of the long run (`make fuzz`), in a process of its own with limited memory; properties of single parts."""
+"""A share of the long run (`make fuzz`), in a process of its own with limited memory; properties of parts."""
 
 import re
 
@@ -88,7 +88,5 @@ def test_cells_are_numbers_or_refused(tmp_path_factory, rows):
     if not np.isfinite(rows).all():
         assert data is None
     elif data is not None and data.schema.kind == "values":
-        targets = [
-            part.batch(np.arange(len(part)))[1].ravel().tolist() for part in (data.train, data.validation)
-        ]
-        assert sorted(value for part in targets for value in part) == sorted(row[1] for row in rows)
+        targets = [part.batch(np.arange(len(part)))[1].ravel() for part in (data.train, data.validation)]
+        assert sorted(np.concatenate(targets)) == sorted(row[1] for row in rows)
