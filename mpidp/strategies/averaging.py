@@ -152,6 +152,9 @@ class Averaging(CountedSteps):
         if self.speeds:
             self.speeds.stepped(step.samples, step.total)
         if self.averages(step.t):
+            if self.speeds:
+                with self.communicating():
+                    self.total = self.speeds.next_round(self.samples)
             self.average(step.lr)
         elif self.averages_inside(step.t):
             self.average_inside()
@@ -163,9 +166,6 @@ class Averaging(CountedSteps):
     def average(self, lr: float) -> None:
         """The outer step."""
         delta = self.grads  # its gradient is used up
-        if self.speeds:
-            with self.communicating():
-                self.total = self.speeds.next_round(self.samples)
         self.change(delta, self.share())
         with self.communicating():
             self.summing.allreduce(delta)
