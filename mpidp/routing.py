@@ -48,12 +48,14 @@ def choose(
         if reason := COLLECTIVES[name].unable(comm, dtype):
             raise SharedError(f"--collective {name}: {reason}; choose another, or auto")
         return Choice(name)
+    names = [name for name in possible(comm, dtype) if fits(COLLECTIVES[name])]
+    if len(names) == 1:  # nothing to choose, and so nothing to measure
+        return Choice(names[0])
     if file is None:
         sizes = sorted({min(size, SIZES[-1]) for size in (nbytes, min(piece, nbytes)) if size > 0})
-        found, source = measure(comm, dtype, sizes or SIZES[:1]), "measured now"
+        found, source = measure(comm, dtype, sizes or SIZES[:1], names), "measured now"
     else:
         found, source = calibrated(comm, expanded(file), dtype)
-    names = [name for name in possible(comm, dtype) if fits(COLLECTIVES[name])]
     seconds = {name: found.whole(name, nbytes, piece) for name in names}
     return Choice(min(seconds, key=seconds.__getitem__), seconds, source)
 

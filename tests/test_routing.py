@@ -47,6 +47,17 @@ def test_of_those_that_fit_alone():
     assert "tree" not in choice.seconds and "ring" in choice.seconds
 
 
+def test_what_does_not_fit_is_not_measured_and_one_alone_not_either(monkeypatch):
+    measured, measure = [], routing.measure
+    monkeypatch.setattr(
+        routing, "measure", lambda *args: measured.append(sorted(args[3])) or measure(*args)
+    )  # every rank
+    assert choose(fits=lambda route: route.name == "pairwise") == routing.Choice("pairwise")
+    assert measured == []
+    choose(fits=lambda route: route.name in ("pairwise", "ring"))
+    assert measured == [["pairwise", "ring"]] * 2
+
+
 @pytest.fixture
 def file(tmp_path):
     path = tmp_path / "calibration.json"

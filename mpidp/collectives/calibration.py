@@ -100,13 +100,16 @@ def possible(comm: Communicator, dtype: np.dtype) -> list[str]:
     return [name for name, one in routes if one.unable(comm, dtype) is None and one.alike(comm) is None]
 
 
-def measure(comm: Communicator, dtype: Any, sizes: Sequence[int] = SIZES) -> Calibration:
-    """Each possible route's median seconds for vectors of these sizes in bytes; on every rank the same figures.
+def measure(
+    comm: Communicator, dtype: Any, sizes: Sequence[int] = SIZES, names: Sequence[str] | None = None
+) -> Calibration:
+    """Each route's median seconds for vectors of these sizes in bytes; on every rank the same figures.
 
-    The routes take turns on vectors of zeros; a round's time is its slowest rank's.
+    names: of the routes; default: all that are possible. They take turns on vectors of zeros; a round's time is its
+    slowest rank's.
     """
     dtype, own = np.dtype(dtype), comm.Dup()
-    names = possible(own, dtype)
+    names = possible(own, dtype) if names is None else names
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for size in sizes:
         n = max(size // dtype.itemsize, 1)

@@ -8,9 +8,10 @@ from mpidp.comm import Communicator
 from mpidp.errors import UserError
 from mpidp.options import option
 from mpidp.strategies.base import Setup, Step
-from mpidp.strategies.local import CountedSteps
+from mpidp.strategies.local import CountedSteps, WithoutHosts
 from mpidp.strategies.outer import OUTER, fill_in
-from mpidp.strategies.state import Saved, amount, counter, prefixed, unprefixed
+from mpidp.strategies.speeds import Speeds
+from mpidp.strategies.state import amount, counter, prefixed, unprefixed
 
 SAMPLES = 4  # message tag
 
@@ -34,6 +35,9 @@ class AveragingOptions:
         None, "look ahead along the outer momentum (--outer sgd: yes, bmuf: no)"
     )
     sync_steps: int = option(0, "first take so many steps by all-reduce (post-local SGD)", minimum=0)
+    adapt_steps: bool = option(
+        False, "give slow ranks fewer steps between two averagings, so that nobody waits for them"
+    )
 
     def __post_init__(self):
         fill_in(self)
@@ -41,6 +45,15 @@ class AveragingOptions:
             raise UserError(
                 f"--node-period {self.node_period} does not divide --period {self.period}: the averaging over all "
                 "ranks would come between two of a host's own; choose a divisor"
+            )
+        if self.adapt_steps and self.period == 1:
+            raise UserError(
+                "--adapt-steps gives slow ranks fewer of --period steps, of which 1 leaves no fewer: raise it"
+            )
+        if self.adapt_steps and self.node_period is not None:
+            raise UserError(
+                f"--adapt-steps: ranks of a host meet every --node-period {self.node_period} steps all the same: leave "
+                "one of the two out"
             )
 
 
@@ -60,6 +73,7 @@ class Averaging(CountedSteps):
     its weight then is (M / m) (s_r / S), M being the host's samples since x₀.
     The inner optimizer's state stays local: it is neither averaged nor reset. A rank without samples in a step rests.
     Clipping looks at the norm of the gradient that is applied: the rank's own, in the first t₀ steps the mean.
+    `--adapt-steps` has slow ranks leave out the last steps before an average (`speeds.py`).
     Consistency: replicas drift for H steps, then are equal.
     Cost: one all-reduce of n elements every H steps, so 2 (P - 1) / H messages a step by ring. With h also one among
     the L ranks of a host every h steps, and at every average, of the host or of all, L - 1 messages of 8 bytes.
@@ -73,6 +87,7 @@ class Averaging(CountedSteps):
         {"period": 8, "node_period": 2, "outer": "bmuf"},
         {"period": 1, "sync_steps": 5},
         {"period": 3, "sync_steps": 4, "outer": "slowmo"},
+        {"period": 4, "adapt_steps": True},
     )
 
     def __init__(self, setup: Setup, options: AveragingOptions):
@@ -88,7 +103,9 @@ class Averaging(CountedSteps):
         self.optimizer = setup.optimizer(0, n, self.anchor)
         self.samples = 0.0  # m_r; with averages inside the host s_r
         self.host = 0.0  # M, without what its ranks have worked on since its last average
-        self.total = 0.0  # m
+        self.total = 0.0  # m; with adapted steps of the samples of all ranks, worked on or not
+        self.speeds = Speeds(self.comm, options.period) if options.adapt_steps else None
+        self.deterministic = self.speeds is None  # by what ranks measure
 
     @classmethod
     def extra_vectors(cls, options: AveragingOptions) -> int:
@@ -113,7 +130,14 @@ class Averaging(CountedSteps):
             return False
         return (t - self.options.sync_steps) % self.options.node_period == 0
 
+    def behind(self, t: int) -> bool:
+        if self.speeds is None or self.together(t):
+            return False
+        return self.speeds.leaves_out((t - self.options.sync_steps - 1) % self.options.period + 1)
+
     def scale(self, step: Step) -> float:
+        if self.speeds:
+            self.speeds.begin()
         return 1.0 / step.total if self.together(step.t) else super().scale(step)
 
     def step(self, step: Step) -> None:
@@ -125,7 +149,12 @@ class Averaging(CountedSteps):
         self.samples += step.samples
         self.total += step.total
         self.step_alone(step)
+        if self.speeds:
+            self.speeds.stepped(step.samples, step.total)
         if self.averages(step.t):
+            if self.speeds:
+                with self.communicating():
+                    self.total = self.speeds.next_round(self.samples)
             self.average(step.lr)
         elif self.averages_inside(step.t):
             self.average_inside()
@@ -192,7 +221,10 @@ class Averaging(CountedSteps):
         if self.total == 0:
             return super().merge(out)
         delta = self.setup.xp.empty_like(self.params)
-        self.change(delta, self.share())
+        share = self.share()
+        if self.speeds:
+            share = self.samples / self.speeds.total(self.samples)
+        self.change(delta, share)
         self.sum(delta)
         self.setup.xp.subtract(self.anchor, delta, out=out)
 
@@ -203,7 +235,11 @@ class Averaging(CountedSteps):
         if self.together(t):
             return self.allreduce_cost()
         if self.averages(t) and self.local is None:
-            return self.summing.cost()
+            (messages, sent), (more, bytes_more) = (
+                self.summing.cost(),
+                self.speeds.cost() if self.speeds else (0, 0),
+            )
+            return messages + more, sent + bytes_more
         if self.averages(t):
             messages, sent = self.summing.cost()
         elif self.averages_inside(t):
@@ -213,6 +249,12 @@ class Averaging(CountedSteps):
         others = self.local.size - 1
         return messages + others, sent + 8 * others
 
+    def report(self):
+        return {"local_steps_by_rank": self.speeds.steps} if self.speeds else {}
+
+    def summary(self):
+        return self.speeds.summary() if self.speeds else {}
+
     def regroup(self, saved):
         return super().regroup(saved if self.local is None else WithoutHosts(saved))
 
@@ -220,6 +262,8 @@ class Averaging(CountedSteps):
         state = {"anchor": self.anchor, "samples": amount(self.samples), "total": amount(self.total)}
         if self.local is not None:
             state |= {"host": amount(self.host), "place": counter(self.comm.hosts()[self.comm.rank])}
+        if self.speeds:
+            state["local_steps"] = self.speeds.state()
         return state | self.outer.state() | prefixed("optimizer", self.optimizer.state()) | self.sum_state()
 
     def load_state(self, state):
@@ -227,32 +271,8 @@ class Averaging(CountedSteps):
         self.samples, self.total = float(state["samples"][0]), float(state["total"][0])
         if self.local is not None:
             self.host = float(state["host"][0])
+        if self.speeds:
+            self.speeds.load_state(state["local_steps"])
         self.outer.load_state(state)
         self.load_sum_state(state)
         self.optimizer.load_state(unprefixed("optimizer", state))
-
-
-class WithoutHosts:
-    """`Saved` of ranks that average inside hosts, as if each had worked alone, on M s_r / S samples since x₀.
-
-    With these counts a replica has the weight in the one model that it had, whatever host it goes on at.
-    """
-
-    def __init__(self, saved: Saved):
-        self.saved, self.ranks, self.lost = saved, saved.ranks, saved.lost
-        self.inside: dict[int, list[float]] = {}  # s_r of each host's ranks
-        for rank in range(saved.ranks):
-            if rank not in saved.lost:
-                arrays = saved.of(rank)
-                samples = self.inside.setdefault(arrays["state.place"].item(), [])
-                samples.append(arrays["state.samples"].item())
-
-    def of(self, rank: int) -> dict[str, np.ndarray]:
-        arrays = self.saved.of(rank)
-        inside = self.inside[arrays["state.place"].item()]
-        ours, host, total = arrays["state.samples"].item(), arrays["state.host"].item(), sum(inside)
-        share = ours / total if total else 1 / len(inside)
-        return arrays | {"state.samples": amount(share * (host + total)), "state.host": amount(0)}
-
-    def own(self) -> dict[str, np.ndarray]:
-        return self.saved.own()

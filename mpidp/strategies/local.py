@@ -3,6 +3,7 @@
 import numpy as np
 
 from mpidp.strategies.base import Step, Strategy
+from mpidp.strategies.state import Saved, amount
 from mpidp.takeover import Added, Mean, Same
 
 
@@ -55,3 +56,29 @@ class CountedSteps(LocalSteps):
         arrays = super().regroup(saved)
         counts = self.comm.allgather(arrays["state.samples"].tolist())
         return arrays | {"state.total": np.sum(counts, axis=0)}
+
+
+class WithoutHosts:
+    """`Saved` of ranks that average inside hosts, as if each had worked alone, on M s_r / S samples since x₀.
+
+    With these counts a replica has the weight in the one model that it had, whatever host it goes on at.
+    """
+
+    def __init__(self, saved: Saved):
+        self.saved, self.ranks, self.lost = saved, saved.ranks, saved.lost
+        self.inside: dict[int, list[float]] = {}  # s_r of each host's ranks
+        for rank in range(saved.ranks):
+            if rank not in saved.lost:
+                arrays = saved.of(rank)
+                samples = self.inside.setdefault(arrays["state.place"].item(), [])
+                samples.append(arrays["state.samples"].item())
+
+    def of(self, rank: int) -> dict[str, np.ndarray]:
+        arrays = self.saved.of(rank)
+        inside = self.inside[arrays["state.place"].item()]
+        ours, host, total = arrays["state.samples"].item(), arrays["state.host"].item(), sum(inside)
+        share = ours / total if total else 1 / len(inside)
+        return arrays | {"state.samples": amount(share * (host + total)), "state.host": amount(0)}
+
+    def own(self) -> dict[str, np.ndarray]:
+        return self.saved.own()
