@@ -11,7 +11,7 @@ one from, and sleep would only cost the time of waking up: there it tests for 20
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -42,6 +42,7 @@ class Traffic:
     messages: int = 0
     bytes: int = 0
     shared_bytes: int = 0  # read from or written into other ranks' memory, with no message
+    staged_bytes: int = 0  # copied between a device and the host, in both directions
     seconds_waiting: float = 0.0
 
     def copy(self) -> "Traffic":
@@ -67,6 +68,7 @@ class Communicator(Objects, Memory):
 
     spin = SHORT_SPIN
     library = ""  # whose messages these are: name and version
+    xp: Any = np  # the array module in whose memory the vectors lie that are sent
 
     def __init__(self, rank: int, size: int, timeout: float = 600.0):
         self.rank = rank
