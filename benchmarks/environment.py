@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mpidp import machine
-from mpidp.building import THREAD_VARIABLES
 from mpidp.comm.probe import library
+from mpidp.machine import THREAD_VARIABLES
 
 ROOT = Path(__file__).parents[1]
 

@@ -38,11 +38,8 @@ def work(comm: Communicator, arguments: Sequence[str]) -> Work:
     def take(t: int) -> float:
         step, x, y, slots = batches[(t - 1) % BATCHES]
         step = replace(step, t=t, lr=job.schedule(t))
-        loss = model.gradients(
-            x, y, strategy.scale(step), strategy.ready,
-            between=strategy.advance, key=(run.seed, t), slots=slots, cuts=step.cuts, adder=job.adder,
-        )  # fmt: skip
-        strategy.step(step)
+        loss = job.numbers.gradients(step, x, y, slots)
+        strategy.step(job.numbers.agreed(step))
         return loss / max(len(x), 1)
 
     def square(n: int) -> Callable[[], Any]:

@@ -9,7 +9,7 @@ import numpy as np
 from benchmarks.bandwidth import algorithm_bandwidth, bus_bandwidth, count
 from benchmarks.contestants import TYPE, Contestant, contestants
 from mpidp.comm import Communicator
-from mpidp.comm.communicator import LONG_SPIN
+from mpidp.comm.waiting import LONG_SPIN
 from mpidp.errors import RunError
 
 BATCH, LONGEST_BATCH = 4 << 20, 64  # bytes, calls

@@ -9,15 +9,17 @@ import numpy as np
 from mpidp import machine
 from mpidp.errors import UserError
 from mpidp.nn.kernels import mkl
-from mpidp.nn.kernels.products import Bfloat16, Products
+from mpidp.nn.kernels.products import Bfloat16, Float16, Products
 
 AUTO, NUMPY, MKL = "auto", "numpy", "mkl"
-BFLOAT16 = "bfloat16"
+BFLOAT16, FLOAT16 = "bfloat16", "float16"
+OF_OPERANDS = (BFLOAT16, FLOAT16)
+"""Types of the operands of dense products alone."""
 
 
 def vectors_dtype(dtype: str) -> np.dtype:
-    """The type of parameters, gradients, messages and files: under bfloat16, which is of operands alone, float32."""
-    return np.dtype(np.float32 if dtype == BFLOAT16 else dtype)
+    """The type of parameters, gradients, messages and files: float32 where `dtype` is of operands alone."""
+    return np.dtype(np.float32 if dtype in OF_OPERANDS else dtype)
 
 
 def products(blas: str, dtype: str, threads: int | None = None) -> Products:
@@ -27,6 +29,8 @@ def products(blas: str, dtype: str, threads: int | None = None) -> Products:
     """
     blas = faster(dtype, threads) if blas == AUTO else blas
     inner = Products() if blas == NUMPY else with_mkl(threads)
+    if dtype == FLOAT16:
+        return Float16(inner)
     if dtype != BFLOAT16:
         return inner
     return Bfloat16(inner, packed=inner.blas == MKL and mkl.matrix_units())

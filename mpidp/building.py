@@ -1,18 +1,16 @@
 """From options to the parts of a run: data, split, model, strategy."""
 
 import math
-import os
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import threadpoolctl
 
 from mpidp import arithmetic, checkpoint, routing
 from mpidp.arrays import Array
+from mpidp.claim import Claim
 from mpidp.collectives import COLLECTIVES
 from mpidp.comm import Communicator
 from mpidp.comm.world import SharedError, require_same, spin_if_alone, together
@@ -23,18 +21,17 @@ from mpidp.data import load as load_data
 from mpidp.data.split import SPLITS, Split
 from mpidp.diagnostics import Diagnostics
 from mpidp.errors import UserError
-from mpidp.machine import cores, memory_available, usable_cores
+from mpidp.machine import memory_available, pin_threads, usable_cores
 from mpidp.models import MODELS
 from mpidp.nn import Model
 from mpidp.nn.accumulation import Adder, InOrder, Tree
 from mpidp.nn.kernels.products import Products
+from mpidp.numbers.watch import Numbers
 from mpidp.optim import OPTIMIZERS, SCHEDULES
 from mpidp.routing import Choice
 from mpidp.stragglers import Lag, lag
 from mpidp.strategies import STRATEGIES, Setup, Step, Strategy
-from mpidp.workspace import Resumed, from_rank_0
-
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
+from mpidp.workspace import Resumed, from_rank_0, lasting
 
 SHORT_BUFFERS = 1024
 """Elements: NumPy copies operands whose rows it cannot join through buffers of so many elements (8192 by default) to
@@ -59,6 +56,9 @@ class Job:
     diagnostics: Diagnostics
     lag: Lag  # of this rank, where --slow says so
     adder: Adder  # of the parts of a batch that this rank works on one after another
+    numbers: Numbers = field(init=False)
+    claims: Sequence[Claim] = ()  # on the run's directory: rank 0's, as long as the job lives
+    numbers: Numbers = field(init=False)
 
     def ready(self, lo: int, hi: int) -> None:
         """grads[lo:hi] is final: for the strategy, and for those who ask about this rank's own gradient before it."""
@@ -78,44 +78,68 @@ class Job:
     def batch(self, t: int) -> tuple[Step, Array, Array, np.ndarray]:
         """This rank's part of the global batch of step t: (step, x, y, slots in the global batch)."""
         self.lag.begin()
-        epoch, turn = divmod(t - 1, self.split.steps_per_epoch)
-        nothing, shards = np.empty(0, np.int64), range(0) if self.strategy.behind(t) else self.shards
-        parts = [self.split.part(epoch, turn, shard) for shard in shards] or [(nothing, nothing)]
+        parts = self.parts(t)
         indices, slots = (np.concatenate(column) for column in zip(*parts, strict=True))
         cuts: Sequence[int] = np.cumsum([len(part) for part, _ in parts[:-1]], dtype=np.int64).tolist()
         if micro := self.config.run.micro_batch:
             cuts = range(micro, len(indices), micro)
-        total = self.split.batch_count(epoch, turn)
+        total = self.split.batch_count(*divmod(t - 1, self.split.steps_per_epoch))
         step = Step(t, len(indices), total, self.schedule(t), self.meeting(t), cuts)
         return step, *self.data.train.batch(indices), slots
+
+    def parts(self, t: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """(indices, slots) of this rank's samples in step t, for each of its shards."""
+        epoch, turn = divmod(t - 1, self.split.steps_per_epoch)
+        nothing, shards = np.empty(0, np.int64), range(0) if self.strategy.behind(t) else self.shards
+        return [self.split.part(epoch, turn, shard) for shard in shards] or [(nothing, nothing)]
 
     def meeting(self, t: int) -> bool:
         """Whether all ranks come together after step t."""
         run = self.config.run
-        return t == self.steps or any(n and t % n == 0 for n in (run.eval_every, run.checkpoint_every))
+        return (
+            t == self.steps
+            or self.saves(t)
+            or any(n and t % n == 0 for n in (run.eval_every, run.copy_every))
+        )
 
-    def save(self, folder: Path, t: int, facts: dict[str, Any]) -> str | None:
-        """Write a checkpoint of step t; None, or why it could not be written."""
-        keep = self.config.run.keep_checkpoints or 2
-        facts = facts | {"data": self.data.fingerprint()}
-        return checkpoint.save(self.comm, folder / "checkpoints", t, self.strategy.saved(), facts, keep)
+    def saves(self, t: int) -> bool:
+        """Whether there is to be a checkpoint after step t."""
+        every = self.config.run.checkpoint_every
+        return t == self.comm.stop.at or (every is not None and t % every == 0)
+
+    def facts(self) -> dict[str, Any]:
+        """What a checkpoint of this run has to say of it, beside the strategy's arrays."""
+        return {
+            "data": self.data.fingerprint(),
+            "options": lasting(self.config),
+            "collective": self.route and self.route.name,
+            "diagnostics": self.diagnostics.facts(),
+            "numbers": self.numbers.facts(),
+        }
 
     def load(self, resumed: Resumed) -> int:
-        """Take up the state of a checkpoint; its step."""
-        self.strategy.resume(checkpoint.Files(self.comm, resumed.path, resumed.manifest))
+        """Take up the state of a checkpoint; its step. Raises UserError where it has not what this run needs."""
+        try:
+            self.strategy.resume(resumed.saved(self.comm))
+            self.diagnostics.load(resumed.manifest.get("diagnostics", {}))
+            self.numbers.load(resumed.manifest.get("numbers", {}))
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise checkpoint.unfit(resumed.path, error) from error
         return resumed.manifest["step"]
 
 
 def build(config: Config, comm: Communicator, resumed: Resumed | None = None) -> Job:
     """Load the data, split it over the workers, build the model, and hand both to the strategy.
 
-    A resumed run takes the route that it took before, however fast it is now, to get the same bits.
+    A run resumed on as many ranks takes the route that it took before, however fast it is now, to get the same bits.
     Records in `config` who computes dense products.
     Raises SharedError on every rank for whatever does not fit together.
     """
     run = config.run
     comm.timeout = run.timeout
-    pin_threads(1 if run.reproducible else run.threads, comm)
+    if comm.control:
+        comm.control.timeout = run.timeout
+    pin_threads(1 if run.reproducible else run.threads, alone=comm.size == 1)
     np.setbufsize(SHORT_BUFFERS)
     spin_if_alone(comm, usable_cores())
     dtype = arithmetic.vectors_dtype(run.dtype)
@@ -132,7 +156,7 @@ def build(config: Config, comm: Communicator, resumed: Resumed | None = None) ->
         context=getattr(config.model, "context", None),
         validation_fraction=run.validation_fraction,
     )
-    data = together(comm, lambda: load_data(run.data, config.data, request))
+    data = (resumed and resumed.data) or together(comm, lambda: load_data(run.data, config.data, request))
     require_same(comm, {"training data (hash)": data.fingerprint()})
     together(comm, lambda: require_divisor(run.reproducible, comm.size))
     split = together(comm, lambda: make_split(config, data, run.reproducible or workers))
@@ -165,17 +189,24 @@ def build(config: Config, comm: Communicator, resumed: Resumed | None = None) ->
     late = together(comm, lambda: lag(run.slow, strategy))
     schedule = SCHEDULES[run.schedule](config.schedule, run.lr, steps)
     adder = Tree() if run.reproducible else InOrder()
-    return Job(
+    job = Job(
         config, comm, data, split, model, strategy, schedule, steps, route, products, diagnostics, late, adder
     )
+    job.numbers = together(comm, lambda: Numbers(job))
+    return job
 
 
 def choose_route(config: Config, comm: Communicator, n: int, dtype: Any, resumed: Resumed | None) -> Choice:
-    """The route by which n elements are summed over ranks. Raises SharedError where it cannot be taken here."""
+    """The route by which n elements are summed over ranks. Raises SharedError where it cannot be taken here.
+
+    A resumed run of as many ranks takes the one that it took, if it can, to have the same bits.
+    """
     run, itemsize = config.run, np.dtype(dtype).itemsize
     strategy, encoding = STRATEGIES[run.sync], COMPRESSORS[run.compress]
     piece = strategy.summed_at_once(n, dtype, config.sync)
-    name = resumed.manifest["collective"] if resumed else run.collective
+    name, taken = run.collective, resumed and COLLECTIVES.get(resumed.manifest.get("collective"))
+    if taken and resumed.manifest["ranks"] == comm.size and taken.unable(comm, np.dtype(dtype)) is None:
+        name = taken.name
     return routing.choose(
         comm, name, run.calibration, n * itemsize, piece * itemsize, dtype,
         lambda route: encoding.unable(route) is None and (not strategy.scatters or route.reduce_scatter is not None),
@@ -214,18 +245,6 @@ def make_split(config: Config, data: Data, workers: int) -> Split:
     return SPLITS[run.split](
         len(data.train), run.batch_size, workers, run.seed, data.train.labels, config.split
     )
-
-
-def pin_threads(threads: int | None, comm: Communicator) -> None:
-    """BLAS threads of this rank: 1, or all cores where one rank is alone, unless the environment says otherwise.
-
-    Ranks of one host share its cores, and a thread that waits for another rank's thread is worse than none.
-    """
-    if threads is None:
-        if any(name in os.environ for name in THREAD_VARIABLES):
-            return
-        threads = len(cores()) if comm.size == 1 else 1
-    threadpoolctl.threadpool_limits(threads)
 
 
 def require_memory(model: Model, strategy: type[Strategy], config: Config, comm: Communicator) -> None:

@@ -15,20 +15,23 @@ from typing import Any
 import tomli_w
 
 from mpidp import arithmetic, combinations
+from mpidp.checkpoint.options import CheckpointOptions
 from mpidp.collectives import AUTO, COLLECTIVES
 from mpidp.compression import COMPRESSORS, PLAIN
 from mpidp.data import PATHS, SOURCES, find
 from mpidp.data.split import SPLITS
 from mpidp.diagnostics import DiagnosticOptions
 from mpidp.errors import UserError
+from mpidp.failure_options import FailureOptions
 from mpidp.models import MODELS
+from mpidp.numbers import NumberOptions, check
 from mpidp.optim import OPTIMIZERS, SCHEDULES
 from mpidp.options import NoOptions, build, dashed, option, unknown
 from mpidp.strategies import STRATEGIES
 
 
 @dataclass
-class RunOptions(DiagnosticOptions):
+class RunOptions(DiagnosticOptions, CheckpointOptions, NumberOptions, FailureOptions):
     """What is chosen, how long and how it is trained, and what is written where."""
 
     model: str = option("gpt", "what to train", choices=MODELS)
@@ -65,8 +68,9 @@ class RunOptions(DiagnosticOptions):
     clip: float | None = option(None, "limit on the norm of the gradient", above=0)
     dtype: str = option(
         "float32",
-        "type of parameters and arithmetic; bfloat16: of the operands of dense products alone, all else is float32",
-        choices=("float32", "float64", arithmetic.BFLOAT16),
+        "type of parameters and arithmetic; those of 16 bits: of the operands of dense products alone, all else is "
+        "float32",
+        choices=("float32", "float64", *arithmetic.OF_OPERANDS),
     )
     seed: int = option(0, "of initial values, sample order, dropout and splits", minimum=0)
     validation_fraction: float = option(
@@ -77,9 +81,6 @@ class RunOptions(DiagnosticOptions):
     )
     log_every: int = option(10, "steps between two lines of metrics.jsonl", minimum=1)
     run_dir: str | None = option(None, "where to write (default: a new folder in runs/)", metavar="DIR")
-    resume: bool = option(False, "go on from the last complete checkpoint in --run-dir")
-    checkpoint_every: int | None = option(None, "steps between two checkpoints (none by default)", minimum=1)
-    keep_checkpoints: int | None = option(None, "how many of them to keep (default: 2)", minimum=1)
     threads: int | None = option(
         None,
         "BLAS threads a rank (default: OMP_NUM_THREADS, else 1, or all cores for one rank alone)",
@@ -94,11 +95,10 @@ class RunOptions(DiagnosticOptions):
     json: bool = option(False, "print the summary as JSON, the last line of standard output")
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.keep_checkpoints is not None and self.checkpoint_every is None:
-            raise UserError(
-                f"--keep-checkpoints {self.keep_checkpoints} needs --checkpoint-every N, without which there are none"
-            )
+        DiagnosticOptions.__post_init__(self)
+        CheckpointOptions.__post_init__(self)
+        check(self)
+        FailureOptions.__post_init__(self)
         if self.reproducible is not None:
             combinations.check_reproducible(self)
 
@@ -109,14 +109,17 @@ GROUPS = {
     "steps": (
         "steps", "epochs", "batch_size", "micro_batch", "optimizer", "lr", "schedule", "clip",
     ),
-    "output": ("run_dir", "resume", "checkpoint_every", "keep_checkpoints", "eval_every", "log_every", "json"),
+    "output": ("run_dir", *(f.name for f in fields(CheckpointOptions)), "eval_every", "log_every", "json"),
+    "numbers gone bad": tuple(f.name for f in fields(NumberOptions)),
+    "when a rank is lost": tuple(f.name for f in fields(FailureOptions)),
     "diagnostics": tuple(f.name for f in fields(DiagnosticOptions)),
     "machine": ("threads", "blas", "timeout"),
 }  # fmt: skip
 
 MAY_CHANGE = {
-    "steps", "epochs", "run-dir", "resume", "checkpoint-every", "keep-checkpoints", "eval-every", "log-every",
-    "threads", "timeout", "json", *(f.name.replace("_", "-") for f in fields(DiagnosticOptions)),
+    "steps", "epochs", "run-dir", "eval-every", "log-every", "threads", "timeout", "json", "on-nonfinite", "max-skips",
+    "max-rewinds",
+    *(dashed(f.name) for group in (CheckpointOptions, FailureOptions, DiagnosticOptions) for f in fields(group)),
 }  # fmt: skip
 """Options that a resumed run may give anew: they say how long and how, not what is trained."""
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from mpidp.arithmetic import vectors_dtype
-from mpidp.building import pin_threads
 from mpidp.comm import Communicator
 from mpidp.comm.world import guarded, together
 from mpidp.commandline import expanded, parse_small, read_toml
@@ -16,7 +15,7 @@ from mpidp.config import Config, resolve
 from mpidp.data import Data, Request, load
 from mpidp.errors import UserError
 from mpidp.evaluation import evaluate
-from mpidp.machine import print_anything
+from mpidp.machine import pin_threads, print_anything
 from mpidp.model_file import Saved, load_model
 from mpidp.options import option
 
@@ -43,7 +42,7 @@ def run(comm: Communicator, arguments: Sequence[str]) -> int:
     options = parse_small("[mpirun -n P] python -m mpidp.evaluate", __doc__, EvaluateOptions, arguments, comm)
     if options is None:
         return 0
-    pin_threads(None, comm)
+    pin_threads(None, alone=comm.size == 1)
     saved, config = together(comm, lambda: read(options))
     data = together(comm, lambda: load_as_trained(saved, config))
     part = data.validation if options.part == "validation" else data.train

@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import threadpoolctl
+
 CGROUP = Path("/sys/fs/cgroup")
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 SHARED_MEMORY = Path("/dev/shm")
 LEFTOVERS = ("mpich_shm_*", "sm_segment.*", "vader_segment.*", "psm2_shm.*")
 """Names of the segments that killed MPI jobs leave in /dev/shm (MPICH; Open MPI; its predecessors; PSM2)."""
@@ -189,3 +192,15 @@ def _owner(path: Path) -> int | None:
     with contextlib.suppress(OSError):
         return path.stat().st_uid
     return None
+
+
+def pin_threads(threads: int | None, alone: bool) -> None:
+    """BLAS threads of this rank: 1, or all cores where one rank is alone, unless the environment says otherwise.
+
+    Ranks of one host share its cores, and a thread that waits for another rank's thread is worse than none.
+    """
+    if threads is None:
+        if any(name in os.environ for name in THREAD_VARIABLES):
+            return
+        threads = len(cores()) if alone else 1
+    threadpoolctl.threadpool_limits(threads)

@@ -1,5 +1,6 @@
 """The merged model as one safetensors file that says all about itself: tensors by name, options, form of the data."""
 
+import contextlib
 import json
 import os
 from dataclasses import asdict, dataclass, fields
@@ -12,6 +13,7 @@ from safetensors.numpy import save_file
 
 from mpidp import arithmetic
 from mpidp.arrays import to_host
+from mpidp.checkpoint.tensors import sync
 from mpidp.config import Config
 from mpidp.data import Schema
 from mpidp.data.tokenizer import tokenizer_from_json
@@ -40,8 +42,14 @@ def save_model(path: Path, model: Model, config: Config, schema: Schema, tokeniz
     if tokenizer is not None:
         metadata["tokenizer"] = tokenizer.to_json()
     partial = path.with_name(f".{path.name}.partial")
-    save_file(tensors, partial, metadata)
-    os.replace(partial, path)
+    try:
+        save_file(tensors, partial, metadata)
+        sync(partial)
+        os.replace(partial, path)
+    except (OSError, safetensors.SafetensorError):
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
 
 
 def load_model(run: Path) -> Saved:

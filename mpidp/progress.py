@@ -3,32 +3,31 @@
 import contextlib
 import hashlib
 import json
-import math
 import time
 from collections import deque
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from safetensors import SafetensorError
+from typing import Any
 
 from mpidp.arrays import to_host
 from mpidp.building import Job
+from mpidp.checkpoint import Checkpoints, checkpoint_figures
 from mpidp.comm.world import together
 from mpidp.compression import PLAIN
-from mpidp.errors import RunError, UserError
-from mpidp.model_file import save_model
-from mpidp.models.gpt import stream
+from mpidp.errors import RunError
+from mpidp.evaluation import Scores, require_finite, require_good
+from mpidp.numbers import REWIND
 from mpidp.report import Report
+from mpidp.results import sample, weight_error, write
 from mpidp.stragglers import by_rank
 from mpidp.strategies import Step
 from mpidp.tally import Tally
-from mpidp.workspace import Resumed, write_whole
+from mpidp.workspace import Resumed
 
-if TYPE_CHECKING:
-    from mpidp.evaluation import Scores
+LAST_CHECKPOINT = 30.0
+"""Seconds that a rank that fails takes to have on disk what it was writing, before it ends the others."""
+
+LONG_WAIT = 1.0  # seconds for a checkpoint to be written, of which the user is told
 
 
 class Progress:
@@ -45,20 +44,32 @@ class Progress:
         self.loss, self.count = 0.0, 0  # of its samples since the last logged step
         self.logged_at = 0.0  # seconds then
         self.tally = Tally(job.comm)
+        job.numbers.say = self.report.say
+        self.saved = 0  # the last step of which there is to be a checkpoint
         self.lines: deque[dict[str, Any]] = deque()  # logged steps of which some rank's part is still to come
+        self.logged: tuple[dict[str, Any], list[float]] = ({}, [])  # the last such step, and this rank's part
+        self.skipped = resumed.skipped if resumed else ()
+        self.checkpoints = Checkpoints(
+            job.comm,
+            folder / "checkpoints",
+            job.config.run.keep_checkpoints or 2,
+            [damage.path for damage in self.skipped],
+            job.numbers.unfit,
+        )
+        self.warned = False  # of a wait for a checkpoint
         # What a run knows of itself and hands on to the one that resumes it.
         known = resumed.manifest if resumed else {}
+        self.resumed_from: int | None = known.get("step")
+        self.ranks_before: int | None = known.get("ranks")
         self.before: float | None = known.get("validation_loss_before")
         self.last: dict[str, Any] = known.get("last", {})
-        job.diagnostics.load(known.get("diagnostics", {}))
 
-    def begin(self, done: int, scores: "Scores | None") -> None:
+    def begin(self, done: int, scores: Scores | None) -> None:
         """Say what runs; `scores`: of the model before the first step, where this is the run's beginning."""
         job, config = self.job, self.job.config
-        self.done = done
         if scores is not None:
             self.before = scores.loss
-        self.report.keep_metrics_until(done)
+        self.report.keep_metrics_until(done, self.last)
         ranks = f"{job.comm.size} rank{'s' * (job.comm.size > 1)}"
         if job.strategy.workers < job.comm.size:
             ranks += f" ({job.strategy.workers} workers, {job.comm.size - job.strategy.workers} servers)"
@@ -71,12 +82,20 @@ class Progress:
             f"({len(job.data.train):,} samples to train, {len(job.data.validation):,} held out); "
             f"{ranks}, {config.run.sync}{route}; {job.products.about}"
         )
+        for damage in self.skipped:
+            say(
+                f"warning: {damage.path} is damaged ({damage.why}): skipped, and kept as {damage.path.name}.damaged"
+            )
         begins = f"goes on after step {done}" if done else f"validation loss {self.before:.4f}"
+        if self.ranks_before not in (None, job.comm.size):
+            begins += f", saved by {self.ranks_before} ranks"
         epochs = job.steps / job.split.steps_per_epoch
         say(
             f"{job.steps} steps of {config.run.batch_size} samples ({epochs:.3g} epochs), into {self.folder}; {begins}"
         )
         self.report.begin(done)
+        if config.run.checkpoint_every:
+            self.checkpoints.prepare(job.strategy.saved())
 
     @contextlib.contextmanager
     def stepping(self) -> Iterator[None]:
@@ -84,29 +103,41 @@ class Progress:
         strategy = self.job.strategy
         began, communication = time.perf_counter(), strategy.seconds_communication
         waiting = strategy.comm.traffic.seconds_waiting
-        yield
+        try:
+            yield
+        except BaseException:
+            self.checkpoints.leave(LAST_CHECKPOINT)
+            raise
         self.seconds += time.perf_counter() - began
         self.communication += strategy.seconds_communication - communication
         self.waiting += strategy.comm.traffic.seconds_waiting - waiting
 
     def step(self, step: Step, loss: float) -> None:
-        """A step is done; `loss`: summed over this rank's samples."""
-        self.loss += loss
+        """A step is done, or was left out; `loss`: summed over this rank's samples."""
+        self.loss += loss if step.total else 0.0
         self.count += step.samples
         self.samples += step.samples
         self.report.advance(step.t)
-        run = self.job.config.run
-        saving = run.checkpoint_every and step.t % run.checkpoint_every == 0
-        logged = step.t % run.log_every == 0 or saving or step.t == self.job.steps
+        every = self.job.config.run.log_every
+        logged = step.t % every == 0 or self.job.saves(step.t) or step.t == self.job.steps
         if logged:
             self.log(step)
         self.tell()
         self.report.figures(step.t, self.job.diagnostics.after(step, logged))
 
+    def back(self, manifest: dict[str, Any]) -> None:
+        """The run has gone back to the checkpoint of this manifest."""
+        self.tell(wait=True)
+        self.loss, self.count, self.logged_at = 0.0, 0, self.seconds
+        self.last = manifest["last"]
+        self.report.keep_metrics_until(manifest["step"], self.last)
+        self.report.advance(manifest["step"])
+
     def log(self, step: Step) -> None:
         """Of all samples since the last logged step: this rank's part of their mean loss, and the rate of its own."""
         rate = self.count / max(self.seconds - self.logged_at, 1e-9)
-        self.tally.add([self.loss, self.count, rate])
+        part = [self.loss, self.count, rate]
+        self.tally.add(part)
         self.loss, self.count, self.logged_at = 0.0, 0, self.seconds
         line = {
             "step": step.t,
@@ -117,72 +148,82 @@ class Progress:
             "samples_per_second": None,
             **({"tokens_per_second": None} if self.tokens else {}),
         }
-        self.lines.append(line | self.job.strategy.report())
+        self.logged = line | self.job.strategy.report() | self.job.numbers.report(), part
+        self.lines.append(self.logged[0])
 
     def tell(self, wait: bool = False) -> None:
-        """Write the lines of which every rank's part is here; wait: all lines up to now."""
-        for loss, count, rate in self.tally.sums(wait):
-            self.last = self.lines.popleft()
-            self.last |= {"train_loss": loss / max(count, 1), "samples_per_second": round(rate, 3)}
-            if self.tokens:
-                self.last["tokens_per_second"] = round(rate * self.tokens, 3)
+        """Write the lines of which every rank's part is here, and what became of checkpoints; wait: all up to now."""
+        for sums in self.tally.sums(wait):
+            self.last = self.completed(self.lines.popleft(), sums)
             self.report.metrics(self.last)
+        for t, error in self.checkpoints.ended():
+            if error is not None:
+                self.report.say(f"warning: no checkpoint at step {t}: {error}; training goes on")
 
-    def scored(self, t: int, scores: "Scores") -> None:
+    def completed(self, line: dict[str, Any], sums: Sequence[float]) -> dict[str, Any]:
+        """The line of a logged step with what all ranks' parts add up to."""
+        loss, count, rate = sums
+        figures = {"train_loss": loss / count if count else None, "samples_per_second": round(rate, 3)}
+        if self.tokens:
+            figures["tokens_per_second"] = round(rate * self.tokens, 3)
+        return line | figures
+
+    def scored(self, t: int, scores: Scores) -> None:
         """An evaluation on the way."""
         self.tell(wait=True)
-        require_finite(scores, f"at step {t}")
+        try:
+            require_finite(self.job, scores, f"at step {t}")
+        except RunError as error:
+            if self.job.config.run.on_nonfinite != REWIND:
+                raise
+            return self.report.say(f"warning: {error}")
         line = {"step": t, "validation_loss": scores.loss}
         if scores.accuracy is not None:
             line["accuracy"] = scores.accuracy
         self.report.evaluation(line)
 
-    def facts(self) -> dict[str, Any]:
-        """What a resumed run must know of this one beside its state: on rank 0."""
-        self.tell(wait=True)
-        return {
-            "collective": self.job.route and self.job.route.name,
-            "validation_loss_before": self.before,
-            "last": self.last,
-            "diagnostics": self.job.diagnostics.facts(),
-        }
+    def save(self, t: int, wait: bool = False) -> str | None:
+        """Have a checkpoint of step t, which is logged, written while training goes on.
 
-    def saved(self, t: int, error: str | None) -> None:
-        """A checkpoint was written, or could not be."""
-        if error is not None:
-            self.report.say(f"warning: no checkpoint at step {t}: {error}; training goes on")
+        wait: return when it is on disk, with None, or, on every rank, why it is not there.
+        """
+        self.saved = t
+        line, part = self.logged
+        known = self.job.facts() | {"validation_loss_before": self.before}
 
-    def finish(self, scores: "Scores") -> dict[str, Any]:
+        def facts(parts: Sequence[Sequence[float]]) -> dict[str, Any]:
+            sums = [sum(column) for column in zip(*parts, strict=True)]
+            return known | {"last": self.completed(line, sums) if line else {}}  # before the first step: none
+
+        waited = self.checkpoints.save(t, self.job.strategy.saved(), facts, part)
+        if waited > LONG_WAIT and not self.warned:
+            self.warned = True
+            self.report.say(
+                f"warning: at step {t} training waited {waited:.1f} s for the checkpoint before to be written: with a "
+                "larger --checkpoint-every it need not"
+            )
+        return self.checkpoints.finish() if wait else None
+
+    def finish(self, scores: Scores) -> dict[str, Any]:
         """Write the merged model and the summary; the summary. Raises RunError where the model is not finite."""
         job, config = self.job, self.job.config
+        self.checkpoints.settle()
         self.tell(wait=True)
         self.report.end()
-        require_finite(scores, "of the merged model")
+        require_good(job, scores)
         summary = self.summary(scores)
-        together(job.comm, lambda: self.write(summary) if job.comm.rank == 0 else None)
+        together(job.comm, lambda: write(job, self.folder, summary) if job.comm.rank == 0 else None)
         if job.comm.rank == 0:
             is_text = job.data.tokenizer is not None and self.tokens
             self.report.summary(summary, sample(job) if is_text else None)
             if config.run.json:
                 print(json.dumps(summary), flush=True)
         job.comm.Barrier()  # no rank ends, and so ends the job for some launchers, before the model is written
+        for claim in job.claims:
+            claim.release()
         return summary
 
-    def write(self, summary: dict[str, Any]) -> None:
-        """Write model.safetensors and summary.json. Raises UserError where that fails."""
-        job = self.job
-        try:
-            save_model(
-                self.folder / "model.safetensors", job.model, job.config, job.data.schema, job.data.tokenizer
-            )
-            write_whole(self.folder / "summary.json", json.dumps(summary, indent=1) + "\n")
-        except (OSError, SafetensorError) as error:
-            raise UserError(
-                f"the merged model cannot be written into {self.folder} ({error}): mend that, then --resume goes on "
-                "from the last checkpoint"
-            ) from None
-
-    def summary(self, scores: "Scores") -> dict[str, Any]:
+    def summary(self, scores: Scores) -> dict[str, Any]:
         """All figures of the run, the same on every rank."""
         job, run, strategy = self.job, self.job.config.run, self.job.strategy
         traffic = strategy.comm.traffic
@@ -195,10 +236,11 @@ class Progress:
             self.waiting,
             self.samples,
             self.last.get("train_loss"),
+            self.checkpoints.figures(),
         ]
         ours.append(hashlib.sha256(to_host(job.model.params).tobytes()).hexdigest())
         everyone = list(zip(*job.comm.allgather(ours), strict=True))
-        messages, sent, shared, seconds, communication, waiting, worked, losses, hashes = everyone
+        messages, sent, shared, seconds, communication, waiting, worked, losses, saved, hashes = everyone
         if len(set(hashes)) > 1:
             raise AssertionError(f"the merged model differs between ranks: {hashes}")
         samples, slowest = sum(worked), max(seconds)
@@ -236,9 +278,12 @@ class Progress:
             "shared_bytes": list(shared),
             **by_rank(seconds, communication, waiting, strategy.workers),
             "params_sha256": hashes[0],
-            "resumed_from": self.done or None,
+            "resumed_from": self.resumed_from,
+            "ranks_before": self.ranks_before,
             "run_dir": str(self.folder),
+            **checkpoint_figures(saved),
             **job.diagnostics.summary(),
+            **job.numbers.summary(),
             **strategy.summary(),
         }
         return {
@@ -246,37 +291,3 @@ class Progress:
             for name, value in facts.items()
             if value is not None or name in ("collective", "resumed_from")
         }
-
-
-def require_finite(scores: "Scores", whose: str) -> None:
-    """Raise RunError for a loss that is infinite or no number."""
-    if not math.isfinite(scores.loss):
-        raise RunError(f"the validation loss {whose} is {scores.loss}: lower --lr, or set --clip")
-
-
-def weight_error(job: Job) -> float | None:
-    """‖θ - θ*‖ / ‖θ*‖ of the merged weights and bias from the exact solution θ*, where the data knows one."""
-    truth = job.data.truth
-    if not truth:
-        return None
-    found = {p.name: to_host(job.model.params[p.lo : p.hi]).astype(np.float64) for p in job.model.parameters}
-    if found.keys() != truth.keys():
-        return None  # another model than the linear one
-    off = np.concatenate([found[name] - truth[name].ravel() for name in truth])
-    return float(np.linalg.norm(off) / np.linalg.norm(np.concatenate([t.ravel() for t in truth.values()])))
-
-
-def sample(job: Job) -> str:
-    """What the merged model writes after "The ": 200 tokens, or what 5 seconds allow."""
-    tokenizer = job.data.tokenizer
-    rng = np.random.default_rng(job.config.run.seed)
-    deadline = time.perf_counter() + 5
-    ids = []
-    for token in islice(stream(job.model, tokenizer.encode("The "), 0.8, 40, rng, tokenizer.size), 200):
-        ids.append(token)
-        if time.perf_counter() > deadline:
-            break
-    text = "The " + tokenizer.decode(ids)
-    return "".join(
-        c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text
-    )  # no escapes to the terminal

@@ -1,7 +1,9 @@
 """What a run tells: a progress bar on a terminal, lines where there is none, metrics.jsonl, the summary."""
 
+import errno
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ from rich.table import Table
 
 from mpidp import diagnostics
 from mpidp.machine import terminal_columns
+from mpidp.numbers.watch import rows as number_rows
+from mpidp.workspace import write_whole
 
 
 class Report:
@@ -62,11 +66,14 @@ class Report:
             return
         self.append(line)
         rate = f"{thousands(line[self.unit + '_per_second'])} {self.unit}/s"
+        loss = (
+            "-" if line["train_loss"] is None else f"{line['train_loss']:.4f}"
+        )  # where all steps were left out
         if self.progress is not None:
-            self.progress.update(self.task, loss=f"{line['train_loss']:.4f}", rate=rate)
+            self.progress.update(self.task, loss=loss, rate=rate)
         elif line["step"] * 10 >= self.steps * (self.lines_shown + 1):
             self.lines_shown = line["step"] * 10 // self.steps
-            self.say(f"step {line['step']:>6}/{self.steps}  loss {line['train_loss']:.4f}  {rate}")
+            self.say(f"step {line['step']:>6}/{self.steps}  loss {loss}  {rate}")
 
     def evaluation(self, line: dict[str, Any]) -> None:
         """An evaluation on the way."""
@@ -80,10 +87,13 @@ class Report:
             self.append({"step": step} | figures)
 
     def append(self, line: dict[str, Any]) -> None:
-        """Add a line to metrics.jsonl; where that fails, warn once and go on."""
+        """Add a line to metrics.jsonl; where that fails, warn once and go on, with no half of a line left there."""
         try:
-            with self.path.open("a") as file:
-                file.write(json.dumps(line) + "\n")
+            with self.path.open("ab", buffering=0) as file:
+                size, text = file.tell(), (json.dumps(line) + "\n").encode()
+                if file.write(text) < len(text):
+                    file.truncate(size)
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             if not self.warned:
                 self.say(f"warning: {self.path} cannot be written: {error.strerror}; training goes on")
@@ -94,13 +104,19 @@ class Report:
         if self.progress is not None:
             self.progress.stop()
 
-    def keep_metrics_until(self, step: int) -> None:
-        """Drop what a run that was cut off had logged after the checkpoint that is resumed from."""
+    def keep_metrics_until(self, step: int, last: dict[str, Any]) -> None:
+        """Drop what a run that was cut off had logged after the checkpoint that is resumed from.
+
+        last: that step's own line, which a run may be cut off before it has written.
+        """
         if not self.speaks or not self.path.exists():
             return
         try:
-            kept = [line for line in self.path.read_text().splitlines() if step_of(line) <= step]
-            self.path.write_text("".join(line + "\n" for line in kept))
+            lines = self.path.read_text(encoding="utf-8").splitlines()
+            kept = [line for line in lines if step_of(line) <= step]
+            if step and last and not any(step_of(line) == step and "train_loss" in line for line in kept):
+                kept.append(json.dumps(last))
+            write_whole(self.path, "".join(line + "\n" for line in kept))
         except (OSError, UnicodeDecodeError) as error:
             self.say(f"warning: {self.path} cannot be read and written: {error}; training goes on")
 
@@ -122,8 +138,8 @@ class Report:
 def step_of(line: str) -> float:
     """The step that a line of metrics.jsonl tells of; infinite for a line cut off or spoilt."""
     try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError, TypeError):
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return math.inf
 
 
@@ -136,6 +152,9 @@ def summary_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(
             ("weight error", f"{facts['weight_error']:.2e} from the least-squares solution (relative)")
         )
+    before = facts.get("ranks_before")
+    if before not in (None, facts["ranks"]):
+        rows.append(("ranks", f"{facts['ranks']}; {before} up to step {facts['resumed_from']}"))
     steps = facts["steps"] - (facts["resumed_from"] or 0)
     rate = f"{thousands(facts['samples_per_second'])} samples/s"
     if "tokens_per_second" in facts:
@@ -165,7 +184,11 @@ def summary_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     if "dropped_gradients" in facts:
         dropped = facts["dropped_gradients"]
         rows.append(("dropped gradients", f"{sum(dropped)}; by worker {', '.join(map(str, dropped))}"))
-    rows += diagnostics.rows(facts)
+    if "checkpoints_written" in facts:
+        failed = f", {facts['checkpoints_failed']} could not be" if facts["checkpoints_failed"] else ""
+        pause = f"a pause of {1000 * facts['checkpoint_pause']:.1f} ms at most"
+        rows.append(("checkpoints", f"{facts['checkpoints_written']} written{failed}; {pause}"))
+    rows += diagnostics.rows(facts) + number_rows(facts)
     rows.append(("params SHA-256", facts["params_sha256"]))
     rows.append(("merged model", f"{facts['run_dir']}/model.safetensors"))
     return rows

@@ -1,5 +1,6 @@
 """The run directory, and how a run or a resumed run begins in it."""
 
+import contextlib
 import dataclasses
 import os
 import time
@@ -9,12 +10,18 @@ from typing import Any
 
 from mpidp import __version__, checkpoint
 from mpidp.arithmetic import NUMPY
+from mpidp.claim import Claim
 from mpidp.comm import Communicator
 from mpidp.comm.world import SharedError, require_same, together
 from mpidp.commandline import expanded, parse, read_toml
 from mpidp.compression import PLAIN
 from mpidp.config import KINDS, MAY_CHANGE, Config, resolve
+from mpidp.data import Data
 from mpidp.errors import UserError
+from mpidp.strategies.state import Saved
+
+RECORDS = ("config.toml", "summary.json", "model.safetensors")
+"""Files by which a run directory is seen to hold a run."""
 
 
 @dataclasses.dataclass
@@ -23,6 +30,12 @@ class Resumed:
 
     path: Path
     manifest: dict[str, Any]
+    skipped: Sequence[checkpoint.Damaged] = ()  # newer ones
+    data: Data | None = None  # where it is loaded already
+
+    def saved(self, comm: Communicator) -> Saved:
+        """What the ranks of that run saved."""
+        return checkpoint.Files(comm, self.path, self.manifest)
 
 
 def configure(comm: Communicator, arguments: Sequence[str]) -> tuple[Config, Path, Resumed | None]:
@@ -53,8 +66,11 @@ def configure(comm: Communicator, arguments: Sequence[str]) -> tuple[Config, Pat
     config.run.run_dir = str(folder)
     if not resuming:
         return config, folder, None
-    path, manifest = from_rank_0(comm, lambda: found(folder))
-    return config, folder, Resumed(Path(path), manifest)
+    from_rank_0(comm, lambda: refuse_company(folder))
+    found = checkpoint.find(
+        comm, folder / "checkpoints", config.run.skip_damaged, lambda *of: refuse_another_run(*of, config)
+    )
+    return config, folder, Resumed(*found)
 
 
 def from_rank_0(comm: Communicator, body: Any) -> Any:
@@ -80,7 +96,9 @@ def recorded_options(user: dict[str, Any]) -> dict[str, Any]:
         )
     there_was_no_other = {"blas": NUMPY, "compress": PLAIN}  # when these were not recorded
     recorded = there_was_no_other | read_toml(path, "--resume: ")
-    return {name: value for name, value in recorded.items() if name not in ("resume", "run-dir")}
+    return {
+        name: value for name, value in recorded.items() if name not in ("resume", "skip-damaged", "run-dir")
+    }
 
 
 def refuse_changes(config: Config, recorded: dict[str, Any]) -> None:
@@ -97,13 +115,37 @@ def refuse_changes(config: Config, recorded: dict[str, Any]) -> None:
             )
 
 
+def refuse_another_run(path: Path, manifest: dict[str, Any], config: Config) -> None:
+    """Raise UserError where this checkpoint was put into the run's directory from another run's."""
+    then, now = manifest.get("options"), lasting(config)
+    if then is None:
+        return  # of a format that did not record them
+    for name in sorted(now.keys() | then.keys(), key=lambda name: (name not in KINDS, name)):
+        if now.get(name) != then.get(name):
+            raise UserError(
+                f"--resume: {path} is of another run: it was trained with --{name} {str(then.get(name))[:80]}, not "
+                f"{now.get(name)}: put it back where it came from, or resume that run"
+            )
+
+
+def lasting(config: Config) -> dict[str, Any]:
+    """The options that say what is trained, which do not change when a run is resumed."""
+    return {name: value for name, value in config.flat().items() if name not in MAY_CHANGE}
+
+
+def refuse_company(folder: Path) -> None:
+    """Raise UserError where another run is at work in this directory."""
+    try:
+        Claim(folder).release()
+    except OSError as error:
+        raise UserError(f"--run-dir {folder}: cannot be written: {error.strerror}") from None
+
+
 def choose(config: Config, resuming: bool) -> str:
     """Where the run's directory is or will be. Raises UserError where it holds another run."""
     name = f"{config.run.model}-{config.run.sync}-{time.strftime('%Y%m%d-%H%M%S')}"
     folder = expanded(config.run.run_dir) if config.run.run_dir else unused(Path("runs") / name)
-    if not resuming and any(
-        exists(folder / file) for file in ("config.toml", "summary.json", "model.safetensors")
-    ):
+    if not resuming and any(exists(folder / file) for file in RECORDS):
         raise UserError(
             f"--run-dir {folder} holds a run already: add --resume to go on with it, or name another"
         )
@@ -118,24 +160,38 @@ def exists(path: Path) -> bool:
         raise UserError(f"--run-dir {path.parent}: cannot be read: {error.strerror}") from None
 
 
-def open_folder(config: Config, folder: Path, comm: Communicator) -> None:
-    """Make the run directory, with config.toml in it: the last thing that can go wrong before training."""
+def open_folder(config: Config, folder: Path, comm: Communicator) -> list[Claim]:
+    """Make the run directory, with config.toml in it: the last thing that can go wrong before training.
+
+    Rank 0 claims it, for as long as what is returned lives.
+    """
+    claims: list[Claim] = []
 
     def make() -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            claims.append(Claim(folder))
             write_whole(folder / "config.toml", config.to_toml())
         except OSError as error:
             raise UserError(f"--run-dir {folder}: cannot be written: {error.strerror}") from None
 
     from_rank_0(comm, make)
+    return claims
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file so that, at any moment, it is the old one or the new one."""
+    """Write a file so that, at any moment and after a loss of power too, it is the old one or the new one."""
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
 
 
 def unused(folder: Path) -> Path:
@@ -145,10 +201,3 @@ def unused(folder: Path) -> Path:
         number += 1
         candidate = folder.with_name(f"{folder.name}-{number}")
     return candidate
-
-
-def found(folder: Path) -> tuple[str, dict[str, Any]]:
-    """The checkpoint to go on from; what a killed run left of one that it had not finished is removed."""
-    checkpoint.remove_partial(folder / "checkpoints")
-    path, manifest = checkpoint.latest(folder / "checkpoints")
-    return str(path), manifest

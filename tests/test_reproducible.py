@@ -65,18 +65,13 @@ def test_uneven_and_empty_micro_shards(tmp_path, split):
     assert runs[0] == runs[1] == runs[2]
 
 
-def test_resumed_on_another_number_of_ranks(tmp_path):
-    args = [*MLP, "--optimizer", "sgd", "--momentum", 0.9, "--reproducible", 4, "--checkpoint-every", 5]
+@pytest.mark.parametrize(("before", "after"), [(4, 2), (4, 8), (1, 4)])
+def test_resumed_on_another_number_of_ranks(tmp_path, before, after):
+    args = [*MLP, "--optimizer", "sgd", "--momentum", 0.9, "--reproducible", 8, "--checkpoint-every", 5]
     whole = run(4, tmp_path / "whole", *args)
-    run(
-        1,
-        tmp_path / "cut",
-        *args[: args.index("--epochs")],
-        "--steps",
-        5,
-        *args[args.index("--epochs") + 2 :],
-    )
-    assert run(2, tmp_path / "cut", *args, "--resume") == whole
+    length = args.index("--epochs")
+    run(before, tmp_path / "cut", *args[:length], "--steps", 5, *args[length + 2 :])
+    assert run(after, tmp_path / "cut", *args, "--resume") == whole
 
 
 def test_ranks_that_do_not_divide_it(tmp_path):

@@ -21,8 +21,9 @@ class Algorithm:
         functools.update_wrapper(self, steps)
 
     def __call__(self, comm: Communicator, *args, **kwargs) -> None:
-        for pending in self.steps(comm, *args, **kwargs):
-            comm.Wait(*pending)
+        steps = self.steps(comm, *args, **kwargs)
+        for pending in steps:
+            comm.Wait(*pending, of=steps)
 
 
 class UnderWay:
@@ -44,4 +45,4 @@ class UnderWay:
     def wait(self) -> None:
         """Return when it can go on."""
         if self.pending is not None:
-            self.comm.Wait(*self.pending)
+            self.comm.Wait(*self.pending, of=self.steps)

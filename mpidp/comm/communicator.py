@@ -1,17 +1,8 @@
-"""A communicator: the few verbs of MPI that mpidp needs, counted, and with every wait polled.
+"""A communicator: the few verbs of MPI that mpidp needs, counted, and with every wait polled (`comm/waiting.py`)."""
 
-What is polled: a wait tests its requests for about 100 µs (the answer of an idle peer comes that fast) and then
-sleeps between two tests for an eighth of the time waited so far, up to 1 ms: what was awaited is seen late by an
-eighth at most. A waiting rank therefore takes no core from a rank that computes, which a blocking MPI call would
-(measured with four ranks on two cores: it halves the speed of the others), and it can give up with a message that names
-the peer when nothing has come for `timeout` seconds. Where every rank has a core of its own, there is nobody to take
-one from, and sleep would only cost the time of waking up: there it tests for 20 ms.
-"""
-
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,17 +10,14 @@ from mpidp.arrays import Array
 from mpidp.comm.memory import Memory
 from mpidp.comm.objects import Objects
 from mpidp.comm.pending import Pending
-from mpidp.errors import RunError
+from mpidp.comm.stop import Stop
+from mpidp.comm.waiting import SHORT_SPIN, Waiting
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from mpidp.comm.control import Control
 
 LONGEST_MESSAGE = 1 << 30
 """Bytes: a longer buffer travels as several messages, since MPI 3 counts elements in 32 bits."""
-
-SHORTEST_NAP, LONGEST_NAP = 20e-6, 1e-3  # seconds
-
-SHORT_SPIN, LONG_SPIN = 100e-6, 20e-3
-"""Seconds for which a wait tests without sleeping: where ranks share cores, and where each has one of its own."""
 
 
 @dataclass
@@ -58,7 +46,7 @@ class Traffic:
         return Traffic(*(getattr(self, f.name) - getattr(before, f.name) for f in fields(self)))
 
 
-class Communicator(Objects, Memory):
+class Communicator(Waiting, Objects, Memory):
     """Ranks 0 .. size-1 that exchange messages; buffers are contiguous arrays of any type, sent as bytes.
 
     A transport (real MPI, threads) supplies `_isend`, `_irecv`, `_ibarrier`, `_iallreduce`, `_ireduce_scatter`,
@@ -79,6 +67,10 @@ class Communicator(Objects, Memory):
         self.known_hosts: tuple[int, ...] | None = None
         self.neighbours: Communicator | None = None
         self.turn = 0  # of `Waitany`
+        self.stop = Stop()  # of the run, where a signal asks for it
+        self.control: Control | None = (
+            None  # where ranks are processes: of the whole job, in all its communicators
+        )
 
     # Verbs on buffers
 
@@ -170,68 +162,19 @@ class Communicator(Objects, Memory):
         """A communicator of the ranks that gave the same `color`, ordered by `key`; traffic is counted anew."""
         split = self._split(color, key)
         split.timeout, split.spin = self.timeout, self.spin
+        split.control, split.stop = self.control, self.stop
         return split
+
+    def at(self, step: int | None = None, phase: str | None = None) -> None:
+        """Say where this rank is, for those who ask why it is late."""
+        if self.control is not None:
+            self.control.at(step, phase)
 
     def Dup(self) -> "Communicator":
         """The same ranks in a message space of their own, with traffic counted anew."""
         twin = self.Split(0, self.rank)
         twin.known_hosts = self.known_hosts
         return twin
-
-    def Test(self, *pending: Pending) -> bool:
-        """Whether all of `pending` is complete, without waiting; MPI moves messages on in such calls alone."""
-        for one in pending:
-            tests = one.tests
-            while tests:
-                if not tests[0]():
-                    return False
-                tests.pop(0)
-        return True
-
-    def Wait(self, *pending: Pending) -> None:
-        """Return when all of `pending` is complete.
-
-        Raises RunError where that takes longer than `timeout` seconds.
-        """
-        if not self.Test(*pending):
-            self._poll(
-                lambda: self.Test(*pending) or None, lambda: str(next(one for one in pending if one.tests))
-            )
-
-    def Waitany(self, pending: Sequence[Pending]) -> int:
-        """The number in `pending` of one that is complete, when there is one.
-
-        Fair: looks first at the one behind that of the last call, so that where several always are, each has its turn.
-        Raises RunError where that takes longer than `timeout` seconds.
-        """
-        first = self.turn % len(pending)
-        order = [*range(first, len(pending)), *range(first)]
-
-        def one() -> int | None:
-            return next((i for i in order if self.Test(pending[i])), None)
-
-        found = one()
-        if found is None:
-            found = self._poll(one, lambda: "the first of: " + ", ".join(map(str, pending)))
-        self.turn = found + 1
-        return found
-
-    def _poll(self, look: Callable[[], T | None], what: Callable[[], str]) -> T:
-        """The first answer of `look()` that is not None; `what()` it is that is waited for."""
-        began = now = time.perf_counter()
-        while (found := look()) is None:
-            now = time.perf_counter()
-            if now - began < self.spin:
-                continue
-            if now - began > self.timeout:
-                raise RunError(
-                    f"rank {self.rank} waited {self.timeout:g} s for {what()}; "
-                    "that rank is lost, stopped or far behind (--timeout sets this limit)"
-                )
-            time.sleep(min(max(SHORTEST_NAP, (now - began) / 8), LONGEST_NAP))
-            now = time.perf_counter()
-        self.traffic.seconds_waiting += max(0.0, now - began - SHORT_SPIN)
-        return found
 
     # What a transport supplies
 

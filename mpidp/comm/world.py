@@ -1,6 +1,8 @@
 """Start-up: the world of ranks, made sure of before anything is computed."""
 
+import atexit
 import os
+import signal
 import sys
 import time
 import traceback
@@ -8,9 +10,15 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from mpidp.comm.communicator import LONG_SPIN, Communicator
+from mpidp.comm import control, guard
+from mpidp.comm.communicator import Communicator
+from mpidp.comm.endings import DRAIN, end, finalise, one_line, say
+from mpidp.comm.guard import Guard
+from mpidp.comm.stop import Stop
 from mpidp.comm.threads import ThreadCommunicator
-from mpidp.errors import RunError, UserError
+from mpidp.comm.waiting import LONG_SPIN
+from mpidp.comm.watchdog import Watchdog
+from mpidp.errors import Interrupted, RunError, Stopped, UserError
 
 T = TypeVar("T")
 
@@ -36,9 +44,10 @@ def launcher_size() -> tuple[int, str] | None:
     return None
 
 
-def start() -> Communicator:
+def start(ours: Guard | None = None) -> Communicator:
     """The communicator of all ranks; without a launcher or without any MPI, that of one rank alone.
 
+    ours: the guard of this rank.
     Raises UserError where ranks were launched but no MPI library can be loaded, and where mpirun is of one MPI and
     the library of another: then each rank would believe to be alone, or the library would end it without a reason.
     """
@@ -69,12 +78,17 @@ def start() -> Communicator:
         )
     from mpidp.comm.mpi import MPI, MPICommunicator
 
-    return MPICommunicator(MPI.COMM_WORLD)
-
-
-DRAIN = 0.3
-"""Seconds between an error's last words and the end of the job: a launcher that is told to end it at once can drop
-what a rank has just written (MPICH's did, in 16 of 201 crashes)."""
+    comm = MPICommunicator(MPI.COMM_WORLD)
+    if comm.size > 1:
+        found = control.start(comm, ours)
+        if isinstance(found, control.Control):
+            comm.control = found
+            Watchdog(found)
+            comm.stop = Stop(found)
+            atexit.register(finalise, comm)  # behind all that is registered later, and so in front of it
+        elif comm.rank == 0:
+            say(f"warning: {found}: the loss of a rank will be seen after --timeout only")
+    return comm
 
 
 class SharedError(UserError):
@@ -129,22 +143,41 @@ def spin_if_alone(comm: Communicator, cores: Sequence[int]) -> None:
         comm.spin = LONG_SPIN
 
 
+def stand_guard() -> Guard | None:
+    """A guard in front of this process where it is one of several ranks of a launcher."""
+    launched = launcher_size()
+    return guard.stand(launcher_rank()) if launched is not None and launched[0] > 1 else None
+
+
 def guarded(body: Callable[[Communicator], int]) -> int:
     """Run `body(comm)` on this rank so that, however it ends, all ranks end; its exit code.
 
     An error that all ranks share (see `together`) is one line from rank 0 and exit code 2. Any other exception
-    ends all ranks at once: a UserError or want of memory (code 2), a RunError (1) or an interruption (130) with its
-    line, anything else with its traceback (code 1), shown once.
+    ends all ranks at once: a UserError or want of memory (code 2), a RunError (1) or an interruption (130, 143) with
+    its line, anything else with its traceback (code 1), shown once. A run that a signal has stopped, with its state
+    saved, is one line from rank 0 and code 3.
     """
     try:
-        comm = start()
+        comm = start(stand_guard())
     except UserError as error:
         if launcher_rank() == 0:
             say(f"error: {one_line(error)}")
         time.sleep(DRAIN)
         return 2
+    except KeyboardInterrupt:
+        if launcher_rank() == 0:
+            say(f"error: {Interrupted(signal.SIGINT)}")
+        return 130
     try:
-        return body(comm)
+        with comm.stop.by_signals():
+            return body(comm)
+    except Stopped as stopped:
+        if comm.rank == 0:
+            say(str(stopped))
+        comm.Barrier()
+        return 3
+    except Interrupted as error:
+        return end(comm, f"error: {error}", error.code)
     except SharedError as error:
         if comm.rank == 0:
             say(f"error: {one_line(error)}")
@@ -168,26 +201,6 @@ def guarded(body: Callable[[Communicator], int]) -> int:
         return end(comm, f"error: {one_line(error)}", 1)
     except Exception:
         return end(comm, f"rank {comm.rank} of {comm.size} failed:\n{traceback.format_exc().rstrip()}", 1)
-
-
-def end(comm: Communicator, text: str, code: int) -> int:
-    """Say why, and end all ranks with this exit code."""
-    # Ranks often fail together: each waits its turn, and the first to speak ends the others.
-    time.sleep(min(0.5 * comm.rank, 3.0))
-    say(text)
-    time.sleep(DRAIN)
-    if comm.size > 1:
-        comm.Abort(code)
-    return code
-
-
-def one_line(error: Exception) -> str:
-    """Its text with line breaks (from a file's name, say) made visible."""
-    return str(error).replace("\r", "\\r").replace("\n", "\\n")
-
-
-def say(text: str) -> None:
-    print(f"mpidp: {text}", file=sys.stderr, flush=True)
 
 
 def launcher_rank() -> int:

@@ -38,4 +38,5 @@ class LocalMomentum(Coded):
 
     def load_state(self, state):
         super().load_state(state)
-        self.momentum[...] = self.xp.asarray(state["momentum"])
+        if "momentum" in state:  # a server takes over none of what workers had
+            self.momentum[...] = self.xp.asarray(state["momentum"])

@@ -37,8 +37,9 @@ class NoiseScale(Diagnostic):
         self.own += squared_norm(self.strategy.grads[lo:hi])
 
     def after(self, step: Step, logged: bool) -> dict[str, Any]:
-        ours = self.own * step.total / step.samples if step.samples else None  # grads = m_r / m ḡ_r
-        self.seen.append((step.total, squared_norm(self.strategy.grads), ours))
+        if step.total:  # else it was left out, by all ranks
+            ours = self.own * step.total / step.samples if step.samples else None  # grads = m_r / m ḡ_r
+            self.seen.append((step.total, squared_norm(self.strategy.grads), ours))
         self.own = 0.0
         if not logged:
             return {}
@@ -72,4 +73,6 @@ class NoiseScale(Diagnostic):
         return {"noise": [self.gradient, self.variance, self.steps]}
 
     def load(self, facts: dict[str, Any]) -> None:
-        self.gradient, self.variance, self.steps = facts.get("noise", (0.0, 0.0, 0))
+        gradient, variance, steps = facts.get("noise", (0.0, 0.0, 0))
+        self.gradient, self.variance, self.steps = float(gradient), float(variance), int(steps)
+        self.seen = []

@@ -1,6 +1,7 @@
 """A model: layers in a row, a loss at their end, two flat vectors under them all."""
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
@@ -15,6 +16,10 @@ from mpidp.nn.layer import Arena, Layer, Parameter, Ruler, nothing
 
 Ready = Callable[[int, int], None]
 PLANS_KEPT = 8  # views only, all cut from the same memory: some kB each
+
+
+class NotFinite(ArithmeticError):
+    """A batch's loss is infinite or no number, so that no gradient can be made of it."""
 
 
 class Loss:
@@ -150,6 +155,7 @@ class Model:
         that they do not depend on which rank works on a sample.
         cuts: where the batch is cut into parts (ascending; a part may be empty) that are worked on one after another
         (gradient accumulation); adder: the order in which their gradients are added (default: one after another).
+        Raises NotFinite before backward, and so before anything is announced, where the loss is not finite.
         """
         ready = ready or (lambda lo, hi: None)
         adder = adder or self._adder
@@ -222,6 +228,8 @@ class Model:
         for dropout in self._dropouts:
             dropout.draw(key, slots)
         loss, dy = self.loss.value_and_gradient(self._forward(x), self.xp.asarray(y), scale)
+        if not math.isfinite(loss):
+            raise NotFinite(f"the loss is {loss}")
         for layer in reversed(self.stack):
             if dy is None:
                 break

@@ -130,6 +130,10 @@ class Averaging(CountedSteps):
         elif self.averages_inside(step.t):
             self.average_inside()
 
+    def skip(self, step: Step) -> None:
+        if self.total:  # else replicas are equal, and there is nothing to average
+            super().skip(step)
+
     def average(self, lr: float) -> None:
         """The outer step."""
         delta = self.grads  # its gradient is used up

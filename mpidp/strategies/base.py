@@ -8,7 +8,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -62,6 +62,10 @@ class Step:
     """Whether all ranks come together after it: to evaluate, to write a checkpoint, at the end."""
     cuts: Sequence[int] = ()
 
+    def left_out(self) -> "Step":
+        """What there is of this step where all ranks leave it out: no samples."""
+        return replace(self, samples=0, total=0, cuts=())
+
 
 class Strategy(Stateful):
     """Data parallelism by one rule of synchronisation.
@@ -81,6 +85,8 @@ class Strategy(Stateful):
     """Why its bits do (read after its name) even if the route adds gradients in one order for all; else None."""
     deterministic = True
     """Whether a run repeated has the same bits, and `cost(t)` is what each step sends, whichever rank is late."""
+    why_no_skip: str | None = None
+    """Why all ranks together cannot leave a step out (read after its name); None: they can, by `skip`."""
     leaves_mean_gradient = False
     """Whether `step` leaves the mean gradient over the global batch in `grads`, on every rank, as it was summed."""
     encodes: str | None = None
@@ -171,6 +177,12 @@ class Strategy(Stateful):
     def step(self, step: Step) -> None:
         """Turn this rank's gradient into an update of the shared model."""
         raise NotImplementedError
+
+    def skip(self, step: Step) -> None:
+        """All ranks leave this step out (`Step.left_out`): no gradient is used, and no optimizer steps.
+
+        What is due at t whatever the gradients are (an average, a mixing) takes place.
+        """
 
     def merge(self, out: Array) -> None:
         """out ← the one model, the same bits on every rank. `out` may be `params`; if not, training is not touched."""

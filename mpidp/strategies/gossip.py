@@ -128,6 +128,9 @@ class Gossip(Strategy):
         if self.weighted:
             self.setup.xp.divide(self.x, self.mass[-1], out=self.params)
 
+    def skip(self, step: Step) -> None:
+        self.step(step)  # without samples all mix, and none steps
+
     def step_alone(self, step: Step) -> None:
         if step.samples:
             scale = self.clip_factor(self.squared_norm(self.grads))

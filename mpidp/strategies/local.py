@@ -24,6 +24,9 @@ class LocalSteps(Strategy):
         if step.samples:
             self.step_by(self.grads, step)
 
+    def skip(self, step: Step) -> None:
+        self.step(step)  # without samples all rest
+
     def step_by(self, grads, step: Step) -> None:
         """x_r ← optimizer(x_r, grads), with clipping."""
         scale = self.clip_factor(self.squared_norm(grads))

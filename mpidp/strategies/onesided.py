@@ -39,6 +39,9 @@ class OneSided(Strategy):
         self.copy = setup.xp.empty(n, setup.dtype)
         self.optimizer = setup.optimizer(0, n, self.copy)
         self.replicated = self.deterministic = self.exact()
+        self.why_no_skip = (
+            None if self.exact() else "lets ranks run apart, so that none knows of another's step"
+        )
         self.mine = self.parts[comm.rank]
         self.window = comm.Allocate_window(self.mine.stop - self.mine.start, setup.dtype)
         self.updates = comm.Allocate_window(1, np.int64)  # rank 0's counts them

@@ -97,6 +97,7 @@ class Server(Strategy):
         self.ruled = rule(options)  # by what kind of rule, None: as above
         self.rule: Rule | None = None  # of this server
         self.replicated = self.deterministic = self.exact()
+        self.why_no_skip = self.ruled and "counts the gradients that its workers push, one in every step"
         self.make_sum()
         self.pushes = 0  # of this worker, in this start of the run
         self.next_step = 0  # of this worker, where it may be behind

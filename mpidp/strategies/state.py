@@ -7,6 +7,7 @@ import numpy as np
 
 from mpidp.arrays import Array
 from mpidp.comm import Communicator
+from mpidp.comm.world import SharedError
 from mpidp.compression import Sum
 from mpidp.errors import RunError
 from mpidp.takeover import BOUNDS, Rule, Rules, Same, rule_of, share
@@ -61,10 +62,11 @@ class Stateful:
     def resume(self, saved: Saved) -> None:
         """Take up what a run has saved, of whatever number of ranks (after `start`).
 
-        Raises StateLost where a rank is lost that was one of `owners`.
+        Raises StateLost where a rank is lost that was one of `owners`; ValueError or KeyError for another model's.
         """
         same = saved.ranks == self.comm.size and not saved.lost
         arrays = saved.own() if same else self.regroup(saved)
+        require_fit(arrays, self.saved(whole=True))
         self.params[...] = arrays["params"]
         self.load_state(unprefixed("state", arrays))
 
@@ -85,8 +87,8 @@ class Stateful:
 
         Workers that are lost take with them what they alone had done, and the shares are those of the others.
         """
-        gone = [rank for rank in self.owners(saved.ranks, self.options) if rank in saved.lost]
-        if gone:
+        owners = self.owners(saved.ranks, self.options)
+        if gone := [rank for rank in owners if rank in saved.lost]:
             raise StateLost(f"rank {gone[0]} of {saved.ranks} alone had its part of the model's state")
         rules = self.rules() | prefixed("state.sum", self.summing.rules if self.summing else {})
         left = [rank for rank in range(saved.ranks) if rank not in saved.lost]
@@ -94,6 +96,11 @@ class Stateful:
         taken: dict[str, Rule] = {}
         for i, rank in enumerate(left):
             arrays, ours = saved.of(rank), share(i, had, self.worker, self.workers)
+            if rank in owners and BOUNDS not in arrays:
+                raise SharedError(
+                    f"--resume: rank {rank}'s file does not say which part of the model it is of, as files of older "
+                    f"versions do not: start mpirun -n {saved.ranks}, as many ranks as that run had"
+                )
             for name in arrays.keys() - {BOUNDS}:
                 if name not in taken:
                     taken[name] = rule_of(rules, name)
@@ -114,6 +121,15 @@ class Stateful:
         if ours:
             self.summing.load_state(ours)
         return {name: array for name, array in state.items() if not name.startswith("sum.")}
+
+
+def require_fit(arrays: dict[str, np.ndarray], ours: dict[str, Array]) -> None:
+    """Raise ValueError where a vector is not of the length and type of ours: NumPy would stretch it, or round it."""
+    for name, array in ours.items():
+        found = arrays.get(name, array)
+        is_vector = array.dtype.kind == "f" and array.size > 1
+        if is_vector and (found.shape != array.shape or found.dtype != array.dtype):
+            raise ValueError(f"{name} is {found.dtype} of {found.shape}, not {array.dtype} of {array.shape}")
 
 
 def prefixed(prefix: str, state: dict[str, Array]) -> dict[str, Array]:

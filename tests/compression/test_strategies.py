@@ -1,12 +1,14 @@
 """Strategies with every encoding that they take: the same bits, the stated traffic, resumed runs, and training."""
 
+import numpy as np
 import pytest
 
 from mpidp.collectives import COLLECTIVES
 from mpidp.comm import Communicator, run_ranks
 from mpidp.compression import COMPRESSORS, PLAIN, Encoding
 from mpidp.strategies import STRATEGIES, Strategy
-from tests.conformance import CASES, Run, from_rank_0, possible, same_everywhere
+from tests.regrouping import Memory, first
+from tests.runs import CASES, Run, options, possible, same_everywhere
 
 OPTIONS = {
     "topk": {"density": 0.1},
@@ -48,20 +50,16 @@ def keeps_its_contracts(comm: Communicator, name: str, case: int, encoding: str)
     run = make(comm, name, case, encoding, clip=clip)
     before = run.strategy.comm.traffic.copy()
     run.steps(5)
-    saved = {key: array.copy() for key, array in run.strategy.saved().items()}
+    saved = Memory(comm, comm.size, run.strategy.saved())
     run.steps(5)
     sent = run.strategy.comm.traffic - before
     costs = [run.strategy.cost(t) for t in range(1, 11)]
     assert (sent.messages, sent.bytes) == tuple(map(sum, zip(*costs, strict=True)))
     merged = run.merged()
     assert same_everywhere(comm, merged)
-    arrays = from_rank_0(comm, saved) | saved
     again = make(comm, name, case, encoding, clip=clip)
-    again.strategy.params[...] = arrays["params"]
+    again.strategy.resume(saved)
     comm.Barrier()
-    again.strategy.load_state(
-        {key.removeprefix("state."): array for key, array in arrays.items() if key.startswith("state.")}
-    )
     again.t = 5
     assert (again.steps(5).merged() == merged).all()
 
@@ -71,6 +69,45 @@ def test_contracts(name, case, encoding):
     ranks = RANKS.get(name, 3)
     assert possible(name, case, ranks)
     run_ranks(ranks, keeps_its_contracts, name, case, encoding)
+
+
+def keeps_what_was_kept(comm: Communicator, name: str, case: int, encoding: str) -> None:
+    """Taken up by fewer ranks, and what these have then by more: Σ residuals, Σ momenta, and all that is the same."""
+    few, found = RANKS.get(name, 3), []
+    run = saved = None
+    for ranks in (few, few - 1, comm.size):
+        part = first(comm, ranks)
+        run = make(part, name, case, encoding) if part else None
+        if run and saved:
+            run.strategy.resume(saved)
+        elif run:
+            run.steps(5)
+        saved = Memory(comm, ranks, run.strategy.saved() if run else {})
+        found.append(totals(saved, STRATEGIES[name].count_workers(ranks, options(name, case))))
+    assert found[0].keys() == found[1].keys() == found[2].keys() and "state.sum.turns" in found[0]
+    for key, total in found[0].items():
+        for other in found[1:]:
+            assert np.linalg.norm(other[key] - total) <= 1e-14 * np.linalg.norm(total), key
+    run.t = 5
+    assert np.isfinite(run.steps(3).merged()).all()
+
+
+def totals(saved: Memory, workers: int) -> dict[str, np.ndarray]:
+    """Of what encodings keep: the sum over workers, or what they all have."""
+    everyone = [saved.of(rank) for rank in range(workers)]
+    totals = {}
+    for key in everyone[0]:
+        if key.startswith("state.sum."):
+            arrays = [arrays[key] for arrays in everyone]
+            same = key.endswith((".turns", ".q"))
+            assert not same or all((array == arrays[0]).all() for array in arrays)
+            totals[key] = arrays[0] if same else np.sum(arrays, axis=0)
+    return totals
+
+
+@pytest.mark.parametrize(("name", "case", "encoding"), [entry for entry in GRID if entry[1] == 0])
+def test_other_ranks_keep_what_was_kept(name, case, encoding):
+    run_ranks(5, keeps_what_was_kept, name, case, encoding)
 
 
 def loss(encoding: str, steps: int) -> float:

@@ -16,7 +16,8 @@ from mpidp.strategies import STRATEGIES
 from tests import conformance
 from tests.compression import test_strategies as encoded
 from tests.compression.test_sums import KEEPING, able, loses_nothing
-from tests.conformance import CASES, CONTRACTS, rank_counts
+from tests.conformance import CONTRACTS
+from tests.regrouping import goes_on_with_other_ranks
 from tests.routes import (
     check_broadcast,
     check_hosts,
@@ -26,6 +27,7 @@ from tests.routes import (
     check_waiting_for_any,
     check_window,
 )  # fmt: skip
+from tests.runs import CASES, rank_counts
 
 pytestmark = pytest.mark.mpi
 
@@ -127,6 +129,11 @@ def test_encodings_in_buckets_and_after_backward(on_each, encoding):
 @pytest.mark.parametrize("contract", CONTRACTS, ids=lambda contract: contract.__name__)
 def test_contract(on_each, contract, name, case):
     on_each(contract, name, case, sizes=rank_counts(name, case))
+
+
+@pytest.mark.parametrize(("name", "case"), CASES)
+def test_goes_on_with_other_ranks(on_each, name, case):
+    on_each(goes_on_with_other_ranks, name, case, sizes={4} & set(rank_counts(name, case)))
 
 
 @pytest.mark.parametrize(("name", "case"), CASES)

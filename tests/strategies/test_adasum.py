@@ -7,7 +7,7 @@ from mpidp.comm import run_ranks
 from mpidp.nn.layer import Parameter, constant
 from mpidp.optim import OPTIMIZERS
 from mpidp.strategies import STRATEGIES, Setup, Step
-from tests.conformance import Run, relative
+from tests.runs import Run, relative
 
 SHAPES = {"a": (3, 5), "b": (7,), "c": (1,), "d": (11, 2)}
 

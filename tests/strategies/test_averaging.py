@@ -8,7 +8,7 @@ import pytest
 from mpidp.comm import run_ranks
 from mpidp.errors import UserError
 from mpidp.strategies.averaging import AveragingOptions
-from tests.conformance import relative
+from tests.runs import relative
 from tests.strategies.quadratic import LR, Descent, gradient, mean_of, origin, samples, trained
 
 RANKS = 4

@@ -15,7 +15,7 @@ from mpidp.compression import Place, Sum
 from mpidp.data import Schema
 from mpidp.models import MODELS
 from mpidp.strategies.buckets import Buckets, cut
-from tests.conformance import Run
+from tests.runs import Run
 
 N = 37
 LENGTHS = [1, 2, 5, 36, 37, 38, 10_000]

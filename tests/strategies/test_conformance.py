@@ -8,7 +8,9 @@ from mpidp.collectives import COLLECTIVES
 from mpidp.comm import run_ranks
 from mpidp.strategies import STRATEGIES
 from tests import conformance
-from tests.conformance import CASES, CONTRACTS, rank_counts
+from tests.conformance import CONTRACTS
+from tests.regrouping import goes_on_with_other_ranks
+from tests.runs import CASES, rank_counts
 
 GRID = [(name, case, ranks) for name, case in CASES for ranks in rank_counts(name, case)]
 
@@ -17,6 +19,11 @@ GRID = [(name, case, ranks) for name, case in CASES for ranks in rank_counts(nam
 @pytest.mark.parametrize("contract", CONTRACTS, ids=lambda contract: contract.__name__)
 def test_contract(contract, name, case, ranks):
     run_ranks(ranks, contract, name, case)
+
+
+@pytest.mark.parametrize(("name", "case", "ranks"), GRID)
+def test_goes_on_with_other_ranks(name, case, ranks):
+    run_ranks(ranks, goes_on_with_other_ranks, name, case)
 
 
 @pytest.mark.parametrize("split", ["strided", "random", "hash"])

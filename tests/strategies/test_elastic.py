@@ -5,7 +5,7 @@ import pytest
 
 from mpidp.comm import run_ranks
 from mpidp.errors import UserError
-from tests.conformance import relative
+from tests.runs import relative
 from tests.strategies.quadratic import LR, Descent, N, curvature, gradient, origin, samples, target
 
 RANKS = 3

@@ -13,7 +13,7 @@ from mpidp.strategies.averaging import Averaging
 from mpidp.strategies.gossip import Gossip, GossipOptions
 from mpidp.strategies.graphs import GRAPHS, levels, spectral_gap, weights
 from tests import conformance
-from tests.conformance import Run, relative
+from tests.runs import Run, relative
 
 SIZE, LR, MOMENTUM = 23, 0.3, 0.5
 CENTRES = np.random.default_rng(5).normal(size=(8, SIZE))  # rank r's loss is ½ |x - CENTRES[r]|²

@@ -5,7 +5,7 @@ import pytest
 
 from mpidp.collectives import COLLECTIVES
 from mpidp.comm import run_ranks
-from tests.conformance import relative
+from tests.runs import relative
 from tests.strategies.quadratic import LR, Descent, gradient, mean_of, origin, samples, trained
 
 HOSTS = [0, 0, 1, 1]

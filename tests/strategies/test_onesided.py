@@ -7,7 +7,7 @@ import pytest
 
 from mpidp.comm import run_ranks
 from mpidp.optim import OPTIMIZERS
-from tests.conformance import Run, relative
+from tests.runs import Run, relative
 from tests.strategies.turns import ORDER, WrittenOut, in_turns
 
 

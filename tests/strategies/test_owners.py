@@ -12,7 +12,7 @@ from mpidp.comm import run_ranks
 from mpidp.config import resolve
 from mpidp.errors import UserError
 from mpidp.strategies.owners import HUGE_PAGE, LANES, Pages, ToOwners
-from tests.conformance import LONG, Run, relative
+from tests.runs import LONG, Run, relative
 
 PAGE = mmap.PAGESIZE // 8  # elements
 N = 23 * PAGE + 100

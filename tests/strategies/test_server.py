@@ -9,7 +9,7 @@ import pytest
 from mpidp.comm import run_ranks
 from mpidp.errors import UserError
 from mpidp.strategies.server import Server, ServerOptions
-from tests.conformance import Run, relative
+from tests.runs import Run, relative
 from tests.strategies.turns import WrittenOut
 
 ADAM = {"optimizer": ("adamw", {}), "clip": 0.05, "lr": 0.01}

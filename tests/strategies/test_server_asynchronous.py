@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mpidp.comm import run_ranks
-from tests.conformance import Run, relative
+from tests.runs import Run, relative
 from tests.strategies.turns import ORDER, WrittenOut, in_turns
 
 ADAM = {"optimizer": ("adamw", {}), "lr": 0.01}

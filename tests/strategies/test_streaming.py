@@ -11,7 +11,7 @@ from mpidp.collectives import COLLECTIVES
 from mpidp.comm import run_ranks
 from mpidp.errors import UserError
 from mpidp.strategies.streaming import StreamingOptions, cut
-from tests.conformance import relative
+from tests.runs import relative
 from tests.strategies.quadratic import (
     LENGTHS,
     LR,

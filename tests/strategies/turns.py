@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from mpidp.comm import run_ranks
-from tests.conformance import Run, make_model
+from tests.runs import Run, make_model
 
 ORDER = np.random.default_rng(3).permutation(np.repeat([0, 1, 2], 8)).tolist()
 

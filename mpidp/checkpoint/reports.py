@@ -1,0 +1,61 @@
+"""What the threads that write a checkpoint tell rank 0's, while every main thread trains on."""
+
+import threading
+from collections import defaultdict
+from typing import Any
+
+from mpidp.comm import Communicator
+from mpidp.errors import RunError
+
+KIND = "checkpoint"  # of the control plane's messages
+
+
+class Reports:
+    """A report a rank and step (JSON-able), on their way to rank 0: told and awaited by threads that write, alone.
+
+    Where ranks are processes they go by the control plane, which needs no main thread and no MPI; where they are
+    threads, by messages. All ranks make it together. `name`: the same on every rank, and no other run's.
+    """
+
+    def __init__(self, comm: Communicator, name: str):
+        self.comm, self.name = comm.Dup(), name
+        self.control = comm.control
+        if self.control is not None:
+            self.heard: dict[int, dict[int, Any]] = defaultdict(dict)  # step -> rank -> report
+            self.news = threading.Condition()
+            if comm.rank == 0:
+                self.control.on(KIND, self.hear)
+            self.members = comm.allgather(self.control.rank)  # of the job: what the control plane calls them
+
+    def tell(self, step: int, report: Any) -> None:
+        """This rank's report of that step."""
+        if self.control is not None:
+            self.control.tell(KIND, [self.name, step, self.comm.rank, report], self.members[0])
+        elif self.comm.rank > 0:
+            self.comm._send_object(report, 0)
+        else:
+            self.ours = report
+
+    def of_all(self, step: int) -> list[Any]:
+        """On rank 0, after its own: every rank's report, when all of them are here.
+
+        Raises RunError where one will never come.
+        """
+        if self.control is None:
+            return [self.ours] + [self.comm._receive_object(rank) for rank in range(1, self.comm.size)]
+        with self.news:
+            while len(self.heard[step]) < self.comm.size:
+                for rank, member in enumerate(self.members):
+                    if member in self.control.lost and rank not in self.heard[step]:
+                        raise RunError(f"rank {rank} was lost before its part was written")
+                self.news.wait(0.2)
+            everyone = self.heard.pop(step)
+        return [everyone[rank] for rank in range(self.comm.size)]
+
+    def hear(self, member: int, value: Any) -> None:
+        """A message of the control plane: called in its thread."""
+        name, step, rank, report = value
+        if name == self.name:
+            with self.news:
+                self.heard[step][rank] = report
+                self.news.notify_all()
