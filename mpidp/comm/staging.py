@@ -51,7 +51,7 @@ class Pool:
         self.free[piece.size].append(piece)
 
     def to_host(self, array: Array) -> tuple[Any, np.ndarray, np.ndarray]:
-        """Start to copy a contiguous device array, as it is when the work on it so far is done: (event, piece, copy)."""
+        """Start to copy a contiguous device array, as the work on it so far leaves it: (event, piece, copy)."""
         piece = self.take(array.nbytes)
         copy = piece[: array.nbytes].view(array.dtype).reshape(array.shape)
         self.copies.wait_event(self.xp.cuda.get_current_stream().record())
