@@ -3,7 +3,7 @@ PYTHON ?= python3
 EXTRAS ?= mpich,test
 BIN = .venv/bin
 
-.PHONY: check venv lint format test clean
+.PHONY: check venv lint format test soak clean
 
 check: lint test
 
@@ -24,6 +24,9 @@ format: venv
 
 test: venv
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest
+
+soak: venv
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m tests.faults.soak --out docs/results/faults.md
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

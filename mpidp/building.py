@@ -1,7 +1,5 @@
 """From options to the parts of a run: data, split, model, strategy."""
 
-import math
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,14 +13,15 @@ from mpidp.collectives import COLLECTIVES
 from mpidp.comm import Communicator
 from mpidp.comm.world import SharedError, require_same, spin_if_alone, together
 from mpidp.compression import COMPRESSORS
-from mpidp.config import Config, RunOptions
+from mpidp.config import Config
 from mpidp.data import Data, Request
 from mpidp.data import load as load_data
 from mpidp.data.split import SPLITS, Split
 from mpidp.device import CPU, opened
 from mpidp.diagnostics import Diagnostics
 from mpidp.errors import UserError
-from mpidp.machine import memory_available, pin_threads, usable_cores
+from mpidp.machine import pin_threads, usable_cores
+from mpidp.memory import require_memory, require_working_memory
 from mpidp.models import MODELS
 from mpidp.nn import Model
 from mpidp.nn.accumulation import Adder, InOrder, Tree
@@ -57,7 +56,6 @@ class Job:
     diagnostics: Diagnostics
     lag: Lag  # of this rank, where --slow says so
     adder: Adder  # of the parts of a batch that this rank works on one after another
-    numbers: Numbers = field(init=False)
     claims: Sequence[Claim] = ()  # on the run's directory: rank 0's, as long as the job lives
     numbers: Numbers = field(init=False)
 
@@ -124,7 +122,7 @@ class Job:
             self.strategy.resume(resumed.saved(self.comm))
             self.diagnostics.load(resumed.manifest.get("diagnostics", {}))
             self.numbers.load(resumed.manifest.get("numbers", {}))
-        except (KeyError, IndexError, TypeError, ValueError) as error:
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
             raise checkpoint.unfit(resumed.path, error) from error
         return resumed.manifest["step"]
 
@@ -248,51 +246,3 @@ def make_split(config: Config, data: Data, workers: int) -> Split:
     return SPLITS[run.split](
         len(data.train), run.batch_size, workers, run.seed, data.train.labels, config.split
     )
-
-
-def require_memory(model: Model, strategy: type[Strategy], config: Config, comm: Communicator) -> None:
-    """Raise UserError where the flat vectors of the ranks on this host alone exceed its free memory."""
-    states = OPTIMIZERS[config.run.optimizer].state_vectors(config.optimizer)
-    vectors = 1 + strategy.gradient_share(comm.size, config.sync) + strategy.extra_vectors(config.sync)
-    vectors += states * strategy.optimizer_share(comm.size)
-    vectors += COMPRESSORS[config.run.compress].extra_vectors(config.compress)
-    if config.run.reproducible:  # of the tree over a rank's micro-shards
-        vectors += (config.run.reproducible // comm.size).bit_length() - 1
-    require_free(
-        vectors * model.size * model.dtype.itemsize,
-        f"--model {config.run.model} has {model.size:,} parameters: {vectors:g} vectors of {model.dtype}",
-        "a smaller model, fewer ranks a host",
-        comm,
-    )
-
-
-def require_working_memory(
-    model: Model, data: Data, split: Split, strategy: Strategy, run: RunOptions, comm: Communicator
-) -> None:
-    """Raise UserError where what the layers work in exceeds the free memory of this host."""
-    share = max(1, run.batch_size // split.workers)
-    count = min(share, run.micro_batch or share)
-    try:
-        need = model.working_memory((count, *data.schema.inputs)) if strategy.worker is not None else 0
-    except MemoryError:
-        need = math.inf
-    shape = " x ".join(map(str, data.schema.inputs))
-    require_free(
-        need,
-        f"--model {run.model} on {count} sample(s) of {shape} at a time: its buffers",
-        f"a smaller {'--micro-batch' if count > 1 else 'model or --context'}, fewer ranks a host",
-        comm,
-    )
-
-
-def require_free(need: float, what: str, cure: str, comm: Communicator) -> None:
-    """Raise UserError where `need` bytes for each rank on this host are more than is free."""
-    here = socket.gethostname()
-    everyone = [need for host, need in comm.allgather([here, need]) if host == here]
-    free = memory_available()
-    if free is not None and sum(everyone) > free:
-        size = f"{sum(everyone) / 2**30:.1f} GiB" if math.isfinite(sum(everyone)) else "beyond all limits"
-        raise UserError(
-            f"{what} for {len(everyone)} rank(s) on {here} are {size}, more than the {free / 2**30:.1f} GiB that "
-            f"are free: {cure}"
-        )

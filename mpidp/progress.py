@@ -216,8 +216,7 @@ class Progress:
         if job.comm.rank == 0:
             is_text = job.data.tokenizer is not None and self.tokens
             self.report.summary(summary, sample(job) if is_text else None)
-            if config.run.json:
-                print(json.dumps(summary), flush=True)
+        self.report.last_words(json.dumps(summary) if config.run.json else None)
         job.comm.Barrier()  # no rank ends, and so ends the job for some launchers, before the model is written
         for claim in job.claims:
             claim.release()

@@ -1,9 +1,11 @@
 """What a run tells: a progress bar on a terminal, lines where there is none, metrics.jsonl, the summary."""
 
+import contextlib
 import errno
 import json
 import math
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from mpidp import diagnostics
+from mpidp.errors import RunError
 from mpidp.machine import terminal_columns
 from mpidp.numbers.watch import rows as number_rows
 from mpidp.workspace import write_whole
@@ -47,7 +50,12 @@ class Report:
 
     def say(self, text: str) -> None:
         """A line above the bar."""
-        self.console.print(text, markup=False, soft_wrap=True)
+        self.show(text, markup=False, soft_wrap=True)
+
+    def show(self, *what: Any, **how: Any) -> None:
+        """Print; where standard output is a file on a full disk, go on, and let it have what it still takes."""
+        with contextlib.suppress(OSError):
+            self.console.print(*what, **how)
 
     def begin(self, done: int) -> None:
         """Show the bar, if there is a terminal, at `done` steps."""
@@ -104,6 +112,27 @@ class Report:
         if self.progress is not None:
             self.progress.stop()
 
+    def last_words(self, text: str | None) -> None:
+        """Print a line, if there is one, the last of standard output.
+
+        Raises RunError where it could not be; a full disk that took no line before is no error.
+        """
+        try:
+            if text is not None and self.speaks:
+                print(text)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            os.dup2(
+                os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+            )  # Python flushes once more when it ends
+            if text is not None and self.speaks:
+                raise RunError(
+                    f"the summary cannot be written to standard output ({error.strerror}); it is in "
+                    f"{self.path.parent}/summary.json"
+                ) from None
+
     def keep_metrics_until(self, step: int, last: dict[str, Any]) -> None:
         """Drop what a run that was cut off had logged after the checkpoint that is resumed from.
 
@@ -127,10 +156,10 @@ class Report:
         table.add_column(overflow="fold")
         for name, value in summary_rows(facts):
             table.add_row(name, value)
-        self.console.print()
-        self.console.print(table)
+        self.show()
+        self.show(table)
         if sample is not None:
-            self.console.print("\n[bold]  sample of the merged model[/bold]")
+            self.show("\n[bold]  sample of the merged model[/bold]")
             for line in sample.splitlines():
                 self.say("    " + line)
 

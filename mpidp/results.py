@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import signal
 import tempfile
 import time
@@ -15,6 +16,7 @@ from safetensors import SafetensorError
 from mpidp import checkpoint
 from mpidp.arrays import to_host
 from mpidp.building import Job
+from mpidp.checkpoint.manifest import why
 from mpidp.errors import RunError, Stopped, UserError
 from mpidp.model_file import save_model
 from mpidp.models.gpt import stream
@@ -40,14 +42,14 @@ def write(job: Job, folder: Path, summary: dict[str, Any]) -> None:
         with contextlib.suppress(OSError):
             write_whole(folder / "summary.json", text)
         raise UserError(
-            f"the merged model cannot be written into {folder} ({reason(error)}): {rescued(job, text)}; "
+            f"the merged model cannot be written into {folder} ({why(error)}): {rescued(job, text)}; "
             f"{to_do(folder)}"
         ) from None
     try:
         write_whole(folder / "summary.json", text)
     except OSError as error:
         raise UserError(
-            f"{folder}/summary.json cannot be written ({reason(error)}): the merged model was, whole"
+            f"{folder}/summary.json cannot be written ({why(error)}): the merged model was, whole"
         ) from None
 
 
@@ -59,10 +61,15 @@ def rescued(job: Job, text: str) -> str:
     """Write model and summary into a folder for temporary files; what is to be said of it."""
     try:
         folder = Path(tempfile.mkdtemp(prefix="mpidp-rescued-"))
+    except OSError as error:
+        return f"nor into the folder for temporary files ({why(error)})"
+    try:
         write_model(job, folder)
+        write_whole(folder / "config.toml", job.config.to_toml())
         write_whole(folder / "summary.json", text)
     except (OSError, SafetensorError) as error:
-        return f"nor into the folder for temporary files ({reason(error)})"
+        shutil.rmtree(folder, ignore_errors=True)
+        return f"nor into the folder for temporary files ({why(error)})"
     return f"it is in {folder}/model.safetensors instead"
 
 
@@ -75,11 +82,6 @@ def to_do(folder: Path) -> str:
     if last:
         return f"with room for it, --resume goes on from {last[0].name} and writes it"
     return "there is no checkpoint to resume from"
-
-
-def reason(error: Exception) -> str:
-    """What the file system said."""
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def weight_error(job: Job) -> float | None:

@@ -62,7 +62,7 @@ def train(
         comm.at(t, "training")
         with progress.stepping():
             step, x, y, slots = job.batch(t)  # this rank's part of the global batch
-            loss = numbers.gradients(step, x, y, slots)  # by `model`; sent while backward computes the rest
+            loss = numbers.gradients(step, x, y, slots)  # by the model; sent while backward computes the rest
             job.lag.end()  # --slow: here a rank is late
             step = numbers.agreed(step)  # without samples, where some rank's numbers are not finite
             (strategy.step if step.total else strategy.skip)(step)  # sync

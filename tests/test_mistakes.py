@@ -39,7 +39,7 @@ def test_too_much_is_refused_at_once(mistake, tmp_path):
 def test_buffers_beyond_the_free_memory_are_refused(tmp_path):
     """Asked of a machine that has 1 GiB left."""
     small = (
-        "import sys, mpidp.building as b; b.memory_available = lambda: 1 << 30;"
+        "import sys, mpidp.memory as b; b.memory_available = lambda: 1 << 30;"
         "from mpidp.train import main; sys.exit(main())"
     )
     many = ["-c", small, "--batch-size", "1000", "--steps", "1", "--layers", "2"]

@@ -146,7 +146,7 @@ def unlikely(manifest: dict[str, Any], path: Path) -> str | None:
         "last": dict,
         "data": str,
     }
-    kinds |= {"diagnostics": dict, "options": dict}
+    kinds |= {"diagnostics": dict, "numbers": dict, "options": dict}
     for name, kind in kinds.items():
         if name in manifest and not isinstance(manifest[name], kind):
             return f"{name} is {str(manifest[name])[:80]}"

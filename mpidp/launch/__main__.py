@@ -10,7 +10,7 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 
-from mpidp.comm.world import one_line, say
+from mpidp.comm.endings import one_line, say
 from mpidp.commandline import Parser, add
 from mpidp.errors import UserError
 from mpidp.launch.supervisor import MISTAKE, LaunchOptions, Supervisor

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
-from mpidp.comm.world import say
+from mpidp.comm.endings import say
 from mpidp.failure_options import SUPERVISED
 from mpidp.machine import shared_memory_leftovers
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mpidp import checkpoint
-from mpidp.comm.world import say
+from mpidp.comm.endings import say
 from mpidp.commandline import expanded, parse
 from mpidp.config import resolve
 from mpidp.errors import UserError

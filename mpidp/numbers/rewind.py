@@ -9,15 +9,15 @@ from mpidp.workspace import Resumed
 
 
 def go_back(job: Job, progress: Progress) -> int:
-    """Take up the last checkpoint in this run's folder, on all ranks together; its step.
+    """Take up the last whole checkpoint in this run's folder, on all ranks together; its step.
 
     Raises RunError where there is none that can be read.
     """
     job.strategy.saved()  # what is under way is finished, as for a checkpoint
     progress.checkpoints.finish()
-    folder, skip_damaged = progress.folder / "checkpoints", job.config.run.skip_damaged
+    folder = progress.folder / "checkpoints"
     try:
-        found = Resumed(*checkpoint.find(job.comm, folder, skip_damaged, lambda path, manifest: None))
+        found = Resumed(*checkpoint.find(job.comm, folder, True, lambda path, manifest: None))
         job.load(found)
     except (SharedError, UserError) as error:
         raise RunError(f"the run cannot go back to a checkpoint: {error}") from None

@@ -131,6 +131,7 @@ UNLIKELY = {
     "last": [3, []],
     "diagnostics": [3, "noise"],
     "options": [3, "lr"],
+    "numbers": [3, [1]],
 }  # fmt: skip
 
 
