@@ -162,7 +162,7 @@ def build(config: Config, comm: Communicator, resumed: Resumed | None = None) ->
     together(comm, lambda: require_divisor(run.reproducible, comm.size))
     split = together(comm, lambda: make_split(config, data, run.reproducible or workers))
     model = together(comm, lambda: MODELS[run.model].build(config.model, data.schema, dtype))
-    together(comm, lambda: require_memory(model, strategy_type, config, comm))
+    together(comm, lambda: require_memory(model, strategy_type, config, comm, place))
     steps = run.steps or run.epochs * split.steps_per_epoch
     if resumed:
         require_the_rest(resumed, steps, data)
@@ -185,7 +185,7 @@ def build(config: Config, comm: Communicator, resumed: Resumed | None = None) ->
     )
     strategy = together(comm, lambda: strategy_type(setup, config.sync))
     model.bind(*strategy.allocate(), products)
-    together(comm, lambda: require_working_memory(model, data, split, strategy, run, comm))
+    together(comm, lambda: require_working_memory(model, data, split, strategy, run, comm, place))
     diagnostics = together(comm, lambda: Diagnostics(run, steps, strategy, comm))
     late = together(comm, lambda: lag(run.slow, strategy))
     schedule = SCHEDULES[run.schedule](config.schedule, run.lr, steps)
