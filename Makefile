@@ -3,7 +3,7 @@ PYTHON ?= python3
 EXTRAS ?= mpich,test
 BIN = .venv/bin
 
-.PHONY: check venv lint format test soak clean
+.PHONY: check venv lint format test soak fuzz clean
 
 check: lint test
 
@@ -24,6 +24,9 @@ format: venv
 
 test: venv
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest
+
+fuzz: venv
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --out docs/results/fuzz.md
 
 soak: venv
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m tests.faults.soak --out docs/results/faults.md

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
+from typing import IO
 
 from benchmarks.groups import ROOT, SETTINGS, BenchmarkError, mpirun
 from mpidp.comm.probe import library
@@ -46,6 +47,34 @@ class Hosts:
         self.script.write_text(ENTER % name)
         self.script.chmod(0o755)
 
+    def launcher_options(self) -> list[str]:
+        """What MPICH's mpirun has to be told beside the hosts."""
+        return ["-iface", DEVICE, "-launcher", "ssh", "-launcher-exec", str(self.script)]
+
+    def start(self, command: Sequence[str], output: IO[bytes]) -> "subprocess.Popen[bytes]":
+        """Start a command on the first host; when the process that is returned is killed, so is all on both hosts."""
+        paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        return subprocess.Popen(
+            [str(self.script), ADDRESSES[0], shlex.join(command)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            cwd=ROOT,
+            env=os.environ | SETTINGS | DEVICES | {"PYTHONPATH": paths},
+            start_new_session=True,
+        )
+
+    def link(self, state: str) -> None:
+        """Take the link down, or up again."""
+        tell("ip", "-n", f"{self.name}-{ADDRESSES[1]}", "link", "set", DEVICE, state)
+
+    def kill(self, address: str) -> None:
+        """End all that runs on a host, as a loss of power would."""
+        pids = tell("ip", "netns", "pids", f"{self.name}-{address}").split()
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+
     def run(self, ranks: Sequence[str], arguments: Sequence[str], timeout: float) -> str:
         """`python ARGUMENTS` on ranks as `placement` lists them; what they printed.
 
@@ -56,19 +85,10 @@ class Hosts:
                 "benchmarks.link starts its ranks with MPICH's mpirun: pip install 'mpidp[mpich]'"
             )
         program = mpirun(len(ranks))
-        launcher = ["-iface", DEVICE, "-launcher", "ssh", "-launcher-exec", str(self.script)]
-        command = [program[0], *launcher, "-hosts", ",".join(listed(ranks)), *program[1:], *arguments]
-        paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+        hosts = ",".join(listed(ranks))
+        command = [program[0], *self.launcher_options(), "-hosts", hosts, *program[1:], *arguments]
         with tempfile.TemporaryFile() as output:
-            process = subprocess.Popen(
-                [str(self.script), ADDRESSES[0], shlex.join(command)],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                cwd=ROOT,
-                env=os.environ | SETTINGS | DEVICES | {"PYTHONPATH": paths},
-                start_new_session=True,
-            )
+            process = self.start(command, output)
             late = False
             try:
                 process.wait(timeout)

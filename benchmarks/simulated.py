@@ -44,7 +44,7 @@ class SimulatedCommunicator(ThreadCommunicator):
         self.world.mark(self.me)
         return done
 
-    def Wait(self, *pending: Pending) -> None:
+    def Wait(self, *pending: Pending, of: Any = None) -> None:
         tests = [test for one in pending for test in one.tests]
 
         def complete() -> float | None:

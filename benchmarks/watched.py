@@ -54,7 +54,7 @@ class Watched(Progress):
     def figures(self) -> list[float]:
         traffic = self.job.strategy.comm.traffic
         sent = [traffic.messages, traffic.bytes, traffic.shared_bytes]
-        return [self.seconds, self.communication, self.waiting, *sent]
+        return [self.clock.seconds, self.clock.communication, self.clock.waiting, *sent]
 
     def step(self, step: Step, loss: float) -> None:
         super().step(step, loss)

@@ -21,7 +21,7 @@ from mpidp.device import CPU, opened
 from mpidp.diagnostics import Diagnostics
 from mpidp.errors import UserError
 from mpidp.machine import pin_threads, usable_cores
-from mpidp.memory import require_memory, require_working_memory
+from mpidp.memory import free_share, require_memory, require_working_memory
 from mpidp.models import MODELS
 from mpidp.nn import Model
 from mpidp.nn.accumulation import Adder, InOrder, Tree
@@ -122,7 +122,7 @@ class Job:
             self.strategy.resume(resumed.saved(self.comm))
             self.diagnostics.load(resumed.manifest.get("diagnostics", {}))
             self.numbers.load(resumed.manifest.get("numbers", {}))
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
             raise checkpoint.unfit(resumed.path, error) from error
         return resumed.manifest["step"]
 
@@ -156,6 +156,7 @@ def build(config: Config, comm: Communicator, resumed: Resumed | None = None) ->
         seed=run.seed,
         context=getattr(config.model, "context", None),
         validation_fraction=run.validation_fraction,
+        memory=free_share(comm),
     )
     data = (resumed and resumed.data) or together(comm, lambda: load_data(run.data, config.data, request))
     require_same(comm, {"training data (hash)": data.fingerprint()})
@@ -186,8 +187,9 @@ def build(config: Config, comm: Communicator, resumed: Resumed | None = None) ->
     strategy = together(comm, lambda: strategy_type(setup, config.sync))
     model.bind(*strategy.allocate(), products)
     together(comm, lambda: require_working_memory(model, data, split, strategy, run, comm, place))
-    diagnostics = together(comm, lambda: Diagnostics(run, steps, strategy, comm))
-    late = together(comm, lambda: lag(run.slow, strategy))
+    goes_on = resumed is not None
+    diagnostics = together(comm, lambda: Diagnostics(run, steps, strategy, comm, goes_on))
+    late = together(comm, lambda: lag(run.slow, strategy, goes_on))
     schedule = SCHEDULES[run.schedule](config.schedule, run.lr, steps)
     adder = Tree() if run.reproducible else InOrder()
     job = Job(

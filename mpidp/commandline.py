@@ -16,6 +16,7 @@ from typing import Any
 from mpidp.comm import Communicator
 from mpidp.comm.world import require_same, together
 from mpidp.config import GROUPS, KINDS, RunOptions, all_names, components
+from mpidp.data.files import read_bytes
 from mpidp.errors import UserError
 from mpidp.options import build, dashed, plain_type, unknown
 
@@ -32,10 +33,15 @@ def parse(arguments: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any], dic
 def read_toml(path: Path, what: str = "--config ") -> dict[str, Any]:
     """The options in a TOML file of `name = value` lines. Raises UserError with `what` and the file's name."""
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{what}{path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        content = read_bytes(path)
+    except UserError as error:
+        raise UserError(f"{what}{error}") from None
+    try:
+        table = tomllib.loads(content.decode())
+    except (
+        ValueError,
+        RecursionError,
+    ) as error:  # also UnicodeDecodeError, and numbers of more digits than any has
         raise UserError(f"{what}{path}: not TOML: {error}") from None
     known = all_names()
     for name, value in table.items():

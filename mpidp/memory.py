@@ -16,6 +16,12 @@ from mpidp.optim import OPTIMIZERS
 from mpidp.strategies import Strategy
 
 
+def free_share(comm: Communicator) -> int | None:
+    """Bytes that this rank may take if all ranks of its host take as many; None where that is unknown."""
+    free, hosts = memory_available(), comm.hosts()
+    return None if free is None else free // hosts.count(hosts[comm.rank])
+
+
 def require_memory(
     model: Model, strategy: type[Strategy], config: Config, comm: Communicator, place: Device
 ) -> None:

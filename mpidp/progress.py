@@ -14,9 +14,10 @@ from mpidp.building import Job
 from mpidp.checkpoint import Checkpoints, checkpoint_figures
 from mpidp.comm.world import together
 from mpidp.compression import PLAIN
-from mpidp.errors import RunError
+from mpidp.errors import Interrupted, RunError
 from mpidp.evaluation import Scores, require_finite, require_good
 from mpidp.numbers import REWIND
+from mpidp.pace import Clock, Laggards, interval
 from mpidp.report import Report
 from mpidp.results import sample, weight_error, write
 from mpidp.stragglers import by_rank
@@ -26,6 +27,9 @@ from mpidp.workspace import Resumed
 
 LAST_CHECKPOINT = 30.0
 """Seconds that a rank that fails takes to have on disk what it was writing, before it ends the others."""
+
+RECENT = 8
+Logged = tuple[dict[str, Any], list[float]]
 
 LONG_WAIT = 1.0  # seconds for a checkpoint to be written, of which the user is told
 
@@ -38,24 +42,21 @@ class Progress:
         self.tokens = job.data.schema.inputs[0] if job.data.schema.kind == "tokens" else None
         self.report = Report(job.comm.rank == 0, job.steps, folder, "tokens" if self.tokens else "samples")
         self.started = time.perf_counter()
-        self.seconds = 0.0  # inside training steps; of these:
-        self.communication, self.waiting = 0.0, 0.0
-        self.samples = 0  # that this rank has worked on in these seconds
+        self.clock = Clock()
+        self.laggards = Laggards(job.comm, job.strategy.workers)
+        self.samples = 0  # that this rank has worked on in the clock's seconds
         self.loss, self.count = 0.0, 0  # of its samples since the last logged step
-        self.logged_at = 0.0  # seconds then
         self.tally = Tally(job.comm)
         job.numbers.say = self.report.say
         self.saved = 0  # the last step of which there is to be a checkpoint
         self.lines: deque[dict[str, Any]] = deque()  # logged steps of which some rank's part is still to come
-        self.logged: tuple[dict[str, Any], list[float]] = ({}, [])  # the last such step, and this rank's part
+        self.logged: Logged = ({}, [])  # the last logged step, and this rank's part
+        self.recent = deque(
+            [self.logged], RECENT
+        )  # and the last few, which a lost rank 0 may not have written
         self.skipped = resumed.skipped if resumed else ()
-        self.checkpoints = Checkpoints(
-            job.comm,
-            folder / "checkpoints",
-            job.config.run.keep_checkpoints or 2,
-            [damage.path for damage in self.skipped],
-            job.numbers.unfit,
-        )
+        keep, damaged = job.config.run.keep_checkpoints or 2, [damage.path for damage in self.skipped]
+        self.checkpoints = Checkpoints(job.comm, folder / "checkpoints", keep, damaged, job.numbers.unfit)
         self.warned = False  # of a wait for a checkpoint
         # What a run knows of itself and hands on to the one that resumes it.
         known = resumed.manifest if resumed else {}
@@ -69,7 +70,7 @@ class Progress:
         job, config = self.job, self.job.config
         if scores is not None:
             self.before = scores.loss
-        self.report.keep_metrics_until(done, self.last)
+        self.report.keep_metrics_until(done, [self.last])
         ranks = f"{job.comm.size} rank{'s' * (job.comm.size > 1)}"
         if job.strategy.workers < job.comm.size:
             ranks += f" ({job.strategy.workers} workers, {job.comm.size - job.strategy.workers} servers)"
@@ -100,17 +101,13 @@ class Progress:
     @contextlib.contextmanager
     def stepping(self) -> Iterator[None]:
         """Count the time inside as that of training."""
-        strategy = self.job.strategy
-        began, communication = time.perf_counter(), strategy.seconds_communication
-        waiting = strategy.comm.traffic.seconds_waiting
         try:
-            yield
-        except BaseException:
-            self.checkpoints.leave(LAST_CHECKPOINT)
+            with self.clock.ticking(self.job.strategy):
+                yield
+        except Exception as error:
+            if not isinstance(error, Interrupted):  # which ends at once
+                self.checkpoints.leave(min(LAST_CHECKPOINT, self.job.comm.timeout))
             raise
-        self.seconds += time.perf_counter() - began
-        self.communication += strategy.seconds_communication - communication
-        self.waiting += strategy.comm.traffic.seconds_waiting - waiting
 
     def step(self, step: Step, loss: float) -> None:
         """A step is done, or was left out; `loss`: summed over this rank's samples."""
@@ -128,45 +125,48 @@ class Progress:
     def back(self, manifest: dict[str, Any]) -> None:
         """The run has gone back to the checkpoint of this manifest."""
         self.tell(wait=True)
-        self.loss, self.count, self.logged_at = 0.0, 0, self.seconds
+        self.loss, self.count, _ = 0.0, 0, self.clock.lap()
         self.last = manifest["last"]
-        self.report.keep_metrics_until(manifest["step"], self.last)
+        self.report.keep_metrics_until(manifest["step"], [self.last])
         self.report.advance(manifest["step"])
 
     def log(self, step: Step) -> None:
-        """Of all samples since the last logged step: this rank's part of their mean loss, and the rate of its own."""
-        rate = self.count / max(self.seconds - self.logged_at, 1e-9)
-        part = [self.loss, self.count, rate]
+        """Of all samples since the last logged step: this rank's part of their mean loss; and where its time went."""
+        part = [self.loss, self.count, *self.clock.lap()]
         self.tally.add(part)
-        self.loss, self.count, self.logged_at = 0.0, 0, self.seconds
+        self.loss, self.count = 0.0, 0
         line = {
             "step": step.t,
             "epoch": round(step.t / self.job.split.steps_per_epoch, 4),
             "train_loss": None,
             "lr": step.lr,
-            "seconds": round(self.seconds, 6),
+            "seconds": round(self.clock.seconds, 6),
             "samples_per_second": None,
             **({"tokens_per_second": None} if self.tokens else {}),
         }
         self.logged = line | self.job.strategy.report() | self.job.numbers.report(), part
         self.lines.append(self.logged[0])
+        self.recent.append(self.logged)
 
     def tell(self, wait: bool = False) -> None:
         """Write the lines of which every rank's part is here, and what became of checkpoints; wait: all up to now."""
-        for sums in self.tally.sums(wait):
-            self.last = self.completed(self.lines.popleft(), sums)
+        for parts in self.tally.complete(wait):
+            self.last = self.completed(self.lines.popleft(), parts)
             self.report.metrics(self.last)
+            if late := self.laggards.seen(self.last["seconds_compute_by_rank"]):
+                self.report.say(late)
         for t, error in self.checkpoints.ended():
             if error is not None:
                 self.report.say(f"warning: no checkpoint at step {t}: {error}; training goes on")
 
-    def completed(self, line: dict[str, Any], sums: Sequence[float]) -> dict[str, Any]:
-        """The line of a logged step with what all ranks' parts add up to."""
-        loss, count, rate = sums
-        figures = {"train_loss": loss / count if count else None, "samples_per_second": round(rate, 3)}
+    def completed(self, line: dict[str, Any], parts: Sequence[Sequence[float]]) -> dict[str, Any]:
+        """The line of a logged step with what all ranks' parts come to."""
+        losses, counts, *_ = zip(*parts, strict=True)
+        count, (rate, of_ranks) = sum(counts), interval(counts, [part[2:] for part in parts])
+        figures = {"train_loss": sum(losses) / count if count else None, "samples_per_second": round(rate, 3)}
         if self.tokens:
             figures["tokens_per_second"] = round(rate * self.tokens, 3)
-        return line | figures
+        return line | figures | of_ranks
 
     def scored(self, t: int, scores: Scores) -> None:
         """An evaluation on the way."""
@@ -188,15 +188,17 @@ class Progress:
         wait: return when it is on disk, with None, or, on every rank, why it is not there.
         """
         self.saved = t
+        self.tell(
+            wait=True
+        )  # lines up to here are written before the checkpoint counts: all ranks have come to it
         line, part = self.logged
         known = self.job.facts() | {"validation_loss_before": self.before}
 
         def facts(parts: Sequence[Sequence[float]]) -> dict[str, Any]:
-            sums = [sum(column) for column in zip(*parts, strict=True)]
-            return known | {"last": self.completed(line, sums) if line else {}}  # before the first step: none
+            return known | {"last": self.completed(line, parts) if line else {}}  # {} before the first step
 
         waited = self.checkpoints.save(t, self.job.strategy.saved(), facts, part)
-        if waited > LONG_WAIT and not self.warned:
+        if waited > LONG_WAIT and not (wait or self.warned):
             self.warned = True
             self.report.say(
                 f"warning: at step {t} training waited {waited:.1f} s for the checkpoint before to be written: with a "
@@ -230,9 +232,9 @@ class Progress:
             traffic.messages,
             traffic.bytes,
             traffic.shared_bytes,
-            self.seconds,
-            self.communication,
-            self.waiting,
+            self.clock.seconds,
+            self.clock.communication,
+            self.clock.waiting,
             self.samples,
             self.last.get("train_loss"),
             self.checkpoints.figures(),

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -133,18 +134,20 @@ class Report:
                     f"{self.path.parent}/summary.json"
                 ) from None
 
-    def keep_metrics_until(self, step: int, last: dict[str, Any]) -> None:
-        """Drop what a run that was cut off had logged after the checkpoint that is resumed from.
+    def keep_metrics_until(self, step: int, known: Sequence[dict[str, Any]]) -> None:
+        """Drop what a run that was cut off had logged after the step from which it goes on.
 
-        last: that step's own line, which a run may be cut off before it has written.
+        known: lines up to it, which the run may have been cut off before it had written.
         """
         if not self.speaks or not self.path.exists():
             return
         try:
             lines = self.path.read_text(encoding="utf-8").splitlines()
             kept = [line for line in lines if step_of(line) <= step]
-            if step and last and not any(step_of(line) == step and "train_loss" in line for line in kept):
-                kept.append(json.dumps(last))
+            there = {step_of(line) for line in kept if "train_loss" in line}
+            missing = {line["step"]: line for line in known if line and line["step"] not in there}
+            kept += [json.dumps(line) for at, line in missing.items() if 0 < at <= step]
+            kept.sort(key=step_of)
             write_whole(self.path, "".join(line + "\n" for line in kept))
         except (OSError, UnicodeDecodeError) as error:
             self.say(f"warning: {self.path} cannot be read and written: {error}; training goes on")
@@ -174,7 +177,8 @@ def step_of(line: str) -> float:
 
 def summary_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     """(what, figures) for people; `summary.json` has the same in full."""
-    rows = [("validation loss", f"{facts['validation_loss_before']:.4f} → {facts['validation_loss']:.4f}")]
+    before = f"{facts['validation_loss_before']:.4f} → " if "validation_loss_before" in facts else ""
+    rows = [("validation loss", f"{before}{facts['validation_loss']:.4f}")]
     if facts.get("accuracy") is not None:
         rows.append(("accuracy", f"{100 * facts['accuracy']:.2f} % of the validation set"))
     if facts.get("weight_error") is not None:

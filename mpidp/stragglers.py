@@ -55,11 +55,14 @@ class Lag:
         return time.perf_counter() - self.strategy.seconds_communication - self.began
 
 
-def lag(text: str | None, strategy: Strategy) -> Lag:
-    """This rank's part of `--slow`. Raises UserError where it names a rank that computes no gradients."""
+def lag(text: str | None, strategy: Strategy, goes_on: bool = False) -> Lag:
+    """This rank's part of `--slow`. Raises UserError where it names a rank that computes no gradients.
+
+    goes_on: whether the run was begun before, perhaps by more ranks, among which it was.
+    """
     factors = slowed(text) if text else {}
     for rank in factors:
-        if rank >= strategy.workers:
+        if rank >= strategy.workers and not goes_on:
             why = "there is no such rank" if rank >= strategy.comm.size else "a server computes no gradient"
             raise UserError(f"--slow {text}: rank {rank}: {why}: name one of 0 to {strategy.workers - 1}")
     return Lag(factors.get(strategy.comm.rank, 1.0), strategy)

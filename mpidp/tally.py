@@ -1,4 +1,4 @@
-"""Figures of all ranks added up on rank 0, with no rank waiting for another."""
+"""Figures of all ranks brought together on rank 0, with no rank waiting for another."""
 
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -12,19 +12,19 @@ FIGURES = 6  # message tag
 
 
 class Tally:
-    """Σ over ranks of a few numbers, one sum for every time that each of the ranks calls `add`.
+    """A few numbers of every rank, together for every time that each of the ranks calls `add`.
 
-    The ranks add in one order, but not at one time: one may be thousands of sums ahead of another. Cost: a small
+    The ranks add in one order, but not at one time: one may be thousands of times ahead of another. Cost: a small
     message to rank 0 for each `add`.
     """
 
     def __init__(self, comm: Communicator):
         self.comm = comm
-        self.ours: deque[np.ndarray] = deque()  # rank 0's parts of sums not yet given out
+        self.ours: deque[np.ndarray] = deque()  # rank 0's parts that are not yet given out
         self.sends: list[Pending] = []
 
     def add(self, numbers: Sequence[float]) -> None:
-        """This rank's part of its next sum."""
+        """This rank's part, the next time."""
         part = np.array(numbers, np.float64)
         if self.comm.rank == 0:
             self.ours.append(part)
@@ -32,20 +32,19 @@ class Tally:
             self.sends = [pending for pending in self.sends if not self.comm.Test(pending)]
             self.sends.append(self.comm.Isend(part, 0, FIGURES))
 
-    def sums(self, wait: bool = False) -> Iterator[list[float]]:
-        """On rank 0, of the sums that it has added to, those that are complete, each once and in order.
+    def complete(self, wait: bool = False) -> Iterator[list[list[float]]]:
+        """On rank 0, all ranks' parts, in rank order, of each time of which all are there: each once and in order.
 
-        wait: all of them, when they are complete. Another rank gets none, and with `wait` returns when its parts are
-        on their way. The parts are added in rank order: the same bits whoever is first.
+        wait: of all times that rank 0 has added to, when they are there. Another rank gets none, and with `wait`
+        returns when its parts are on their way.
         """
         others = range(1, self.comm.size)
         while self.ours and (wait or self.comm.Test(*[self.comm.Iprobe(rank, FIGURES) for rank in others])):
-            total = self.ours.popleft()
+            parts = [self.ours.popleft()]
             for rank in others:
-                part = np.empty_like(total)
-                self.comm.Recv(part, rank, FIGURES)
-                total += part
-            yield total.tolist()
+                parts.append(np.empty_like(parts[0]))
+                self.comm.Recv(parts[rank], rank, FIGURES)
+            yield [part.tolist() for part in parts]
         if wait:
             self.comm.Wait(*self.sends)
             self.sends.clear()

@@ -16,6 +16,7 @@ from mpidp.comm import Communicator
 from mpidp.comm.world import guarded, together
 from mpidp.commandline import wants_help
 from mpidp.config import Config
+from mpidp.errors import RunError
 from mpidp.evaluation import score
 from mpidp.failure_options import require_supervisor
 from mpidp.machine import print_anything
@@ -25,7 +26,7 @@ from mpidp.progress import Progress
 from mpidp.recovery.copies import Copies
 from mpidp.recovery.survivors import survive
 from mpidp.results import stopped
-from mpidp.workspace import Resumed, configure, open_folder
+from mpidp.workspace import Resumed, configure, open_folder, way_on
 
 
 def train(
@@ -99,7 +100,11 @@ def run(comm: Communicator, arguments: Sequence[str]) -> int:
     with np.errstate(
         all="ignore"
     ):  # a loss that is not finite is told as one error, not as warnings of every rank
-        survive(config, comm, folder, resumed, train)
+        try:
+            survive(config, comm, folder, resumed, train)
+        except RunError as error:
+            error.add_note(way_on(folder))
+            raise
     return 0
 
 

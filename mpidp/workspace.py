@@ -179,6 +179,15 @@ def open_folder(config: Config, folder: Path, comm: Communicator) -> list[Claim]
     return claims
 
 
+def way_on(folder: Path) -> str:
+    """What to do after a run that could not go on: the end of a line that says why; empty where nothing was kept."""
+    try:
+        kept = checkpoint.complete(folder / "checkpoints")
+    except UserError:  # nothing that could be read
+        return ""
+    return f" ({kept[-1].name} is kept: mend that, then --resume --run-dir {folder})" if kept else ""
+
+
 def write_whole(path: Path, text: str) -> None:
     """Write a file so that, at any moment and after a loss of power too, it is the old one or the new one."""
     partial = path.with_name(f".{path.name}.partial")

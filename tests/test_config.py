@@ -131,7 +131,7 @@ def test_toml_mistakes(tmp_path):
         assert words in refused("--config", path)
     path.write_bytes(b"\xff\xfe")
     assert "not TOML" in refused("--config", path)
-    assert "Is a directory" in refused("--config", tmp_path)
+    assert "a folder, not a file" in refused("--config", tmp_path)
 
 
 @dataclass

@@ -13,7 +13,11 @@ EXTRAS = ("mpi4py", "sklearn", "tokenizers", "cupy", "torch", "ml_dtypes")
 BLOCK = (
     f"import sys; sys.modules.update(dict.fromkeys({EXTRAS}))\n"  # makes every import of them an ImportError
 )
-NEEDS_MORE = ("mpidp.comm.mpi", "cupy")  # parts of the names of modules that need MPI, or CuPy
+NEEDS_MORE = (
+    "mpidp.comm.mpi",
+    "mpidp.comm.survivors",
+    "cupy",
+)  # parts of the names of modules that need MPI, or CuPy
 
 
 def modules() -> list[str]:

@@ -52,6 +52,16 @@ def test_fewer_and_then_more_ranks(tmp_path, sync):
     assert [step for step, _ in losses(tmp_path / "run")] == list(range(1, 13))
 
 
+@pytest.mark.parametrize(
+    ("sync", "asked"),
+    [("allreduce", ["--noise-scale", "--slow", "2:2"]), ("averaging", ["--consensus-every", "2"])],
+)
+def test_what_was_asked_of_several_ranks_is_not_asked_of_one(tmp_path, sync, asked):
+    args = [*MODEL, "--sync", sync, "--run-dir", str(tmp_path / "run"), *asked]
+    on_threads(3, [*args, "--steps", "4"])
+    assert on_threads(1, [*args, "--steps", "8", "--resume"])["resumed_from"] == 4
+
+
 @pytest.mark.parametrize("sync", ["server", "averaging"])
 def test_killed_on_4_ranks_it_goes_on_with_3_and_then_with_2(tmp_path, sync):
     args = options(sync, tmp_path / "run")

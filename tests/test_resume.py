@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import random
 import subprocess
 import sys
 import textwrap
@@ -183,3 +184,36 @@ def test_what_is_in_the_lock_file_does_not_matter(tmp_path):
     for text in (b"", b"\xff", b"[" * 10**5, b'["host", "pid"]'):
         (tmp_path / ".lock").write_bytes(text)
         Claim(tmp_path).release()
+
+
+ODD = [None, True, -1, 1e308, float("nan"), float("inf"), "x", [], {}, [[]], {"a": 1}, 10**400, [None] * 5]
+
+
+def mutated(value, rng):
+    """A value in which one thing, at any depth, is another or not there."""
+    if isinstance(value, dict) and value and rng.random() < 0.85:
+        name = rng.choice(list(value))
+        if rng.random() < 0.2:
+            return {other: each for other, each in value.items() if other != name}
+        return value | {name: mutated(value[name], rng)}
+    return rng.choice(ODD)
+
+
+def test_any_figures_in_a_sealed_manifest(tmp_path):
+    """The run goes on, or is refused in one line."""
+    rng = random.Random(1)
+    asked = ["--noise-scale", "--on-nonfinite", "skip"]
+    train(tmp_path / "run", *MLP, *asked, "--steps", 2)
+    path = newest(tmp_path / "run")
+    manifest = json.loads((path / "manifest.json").read_text())
+    ends = []
+    for _ in range(60):
+        name = rng.choice(["last", "numbers", "diagnostics", "options", "files", "validation_loss_before"])
+        rewrite(path, **manifest | {name: mutated(manifest[name], rng)})
+        try:
+            train(tmp_path / "run", "--resume")
+            ends.append("gone on")
+        except UserError as error:
+            assert "--resume: " in str(error) and "\n" not in str(error)
+            ends.append("refused")
+    assert min(ends.count("gone on"), ends.count("refused")) > 10

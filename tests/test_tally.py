@@ -1,4 +1,4 @@
-"""Figures added up on rank 0."""
+"""Figures brought together on rank 0."""
 
 import threading
 
@@ -12,17 +12,17 @@ def numbers(rank, i):
     return [0.1 * rank + i, 1.0 / (1 + rank + i)]
 
 
-def test_sums_have_the_bits_and_the_order_of_waiting_for_all():
+def test_what_comes_is_what_comes_to_those_who_wait_for_all():
     def body(comm):
-        tally, sums = Tally(comm), []
+        tally, found = Tally(comm), []
         for i in range(ROUNDS):
             tally.add(numbers(comm.rank, i))
-            sums += tally.sums()
-        sums += tally.sums(wait=True)
-        return sums, [comm.sum(numbers(comm.rank, i)) for i in range(ROUNDS)]
+            found += tally.complete()
+        found += tally.complete(wait=True)
+        return found, [comm.allgather(numbers(comm.rank, i)) for i in range(ROUNDS)]
 
-    (sums, expected), *others = run_ranks(4, body)
-    assert sums == expected
+    (found, expected), *others = run_ranks(4, body)
+    assert found == expected
     assert all(found == [] for found, _ in others)
 
 
@@ -36,10 +36,10 @@ def test_nobody_waits_for_a_slow_rank():
             done.wait(10)
         for i in range(ROUNDS):
             tally.add(numbers(comm.rank, i))
-        early = list(tally.sums())
+        early = list(tally.complete())
         if comm.rank != 2:
             done.wait(10)
-        return early, list(tally.sums(wait=True))
+        return early, list(tally.complete(wait=True))
 
     early, late = run_ranks(3, body)[0]
     assert early == [] and len(late) == ROUNDS
@@ -49,6 +49,6 @@ def test_one_rank_alone():
     def body(comm):
         tally = Tally(comm)
         tally.add([1.0, 2.0])
-        return list(tally.sums())
+        return list(tally.complete())
 
-    assert run_ranks(1, body) == [[[1.0, 2.0]]]
+    assert run_ranks(1, body) == [[[[1.0, 2.0]]]]

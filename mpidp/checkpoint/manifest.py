@@ -140,13 +140,15 @@ def unlikely(manifest: dict[str, Any], path: Path) -> str | None:
         number = name[len("rank-") : -len(".safetensors")]
         if not number.isdecimal() or int(number) >= ranks or name != file_name(int(number)):
             return f"none of {ranks} ranks has a file called {name[:80]}"
-    kinds = {
+    kinds: dict[str, Any] = {
         "collective": str | None,
-        "validation_loss_before": float | int | None,
+        "validation_loss_before": float | None,
         "last": dict,
         "data": str,
+        "diagnostics": dict,
+        "numbers": dict,
+        "options": dict,
     }
-    kinds |= {"diagnostics": dict, "numbers": dict, "options": dict}
     for name, kind in kinds.items():
         if name in manifest and not isinstance(manifest[name], kind):
             return f"{name} is {str(manifest[name])[:80]}"

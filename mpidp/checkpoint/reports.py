@@ -18,8 +18,8 @@ class Reports:
     """
 
     def __init__(self, comm: Communicator, name: str):
-        self.comm, self.name = comm.Dup(), name
-        self.control = comm.control
+        self.control, self.name = comm.control, name
+        self.comm = comm if self.control else comm.Dup()
         if self.control is not None:
             self.heard: dict[int, dict[int, Any]] = defaultdict(dict)  # step -> rank -> report
             self.news = threading.Condition()

@@ -76,6 +76,10 @@ class Communicator(Waiting, Objects, Memory):
 
     def Isend(self, buffer: Array, dest: int, tag: int = 0) -> Pending:
         """Start to send `buffer` to rank `dest`; it must stay as it is until `Wait`."""
+        if (
+            self.control
+        ):  # to a rank on another host that is gone, MPICH's library was seen to crash (UCX over TCP)
+            self.control.check()
         parts = pieces(buffer)
         self.traffic.messages += len(parts)
         self.traffic.bytes += buffer.nbytes

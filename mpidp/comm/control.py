@@ -110,9 +110,15 @@ class Control(Links):
                 self.in_mpi = False
 
     def late(self, what: str) -> None:
-        """The main thread has waited for too long: returns only where the job does not end for that."""
+        """The main thread has waited for too long: returns only where the job does not end for that.
+
+        Raises RankLost where it goes on without those who do not answer.
+        """
         self.later(0, partial(self.on_late, f"waited {self.timeout:g} s for {what}"))
-        time.sleep(LATE)
+        limit = time.monotonic() + LATE
+        while time.monotonic() < limit:
+            self.check()
+            time.sleep(0.01)
 
     # In the control thread: endings that the main thread cannot bring about
 

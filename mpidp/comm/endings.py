@@ -46,9 +46,15 @@ def finalise(comm: "Communicator") -> None:
     control.close()
 
 
+LONGEST = 4000
+"""Characters of an error that are shown: a value of a million digits, quoted in it, must not flood a terminal."""
+
+
 def one_line(error: Exception) -> str:
-    """Its text with line breaks (from a file's name, say) made visible."""
-    return str(error).replace("\r", "\\r").replace("\n", "\\n")
+    """Its text, and its notes, with line breaks and the like (from a file's name, say) made visible."""
+    text = str(error) if len(str(error)) <= LONGEST else f"{str(error)[:LONGEST]}…"
+    text += "".join(getattr(error, "__notes__", []))
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def say(text: str) -> None:

@@ -119,6 +119,11 @@ class Links:
         """Have `action()` called whenever there is something to read."""
         self._selector.register(readable, selectors.EVENT_READ, action)
 
+    def drop(self, rank: int, how: str) -> None:
+        """Have nothing to do with a rank any more, as if it had ended: in the control thread."""
+        if rank in self.others():
+            self._lose(self.peers[rank], how)
+
     def close(self) -> None:
         """Say goodbye to all others and end the thread."""
         self.tell("goodbye")

@@ -1,18 +1,21 @@
 """Ranks as MPI processes."""
 
 import atexit
-import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 from mpi4py import MPI
 
+from mpidp.comm.calls import blocking
 from mpidp.comm.communicator import Communicator
 from mpidp.comm.memory import Window
 from mpidp.comm.pending import Pending
 from mpidp.errors import UserError
+
+T = TypeVar("T")
 
 ABORTED = 2.0
 """Seconds that a launcher has to end a rank which has called MPI_Abort; MPICH's call comes back at once."""
@@ -61,13 +64,17 @@ class MPICommunicator(Communicator):
         return self.comm.Iallgatherv(MPI.IN_PLACE, (buffer, counts)).Test
 
     def _split(self, color: int, key: int) -> Communicator:
-        with self._blocked("all ranks to make a communicator (MPI_Comm_split)"):
-            return MPICommunicator(self.comm.Split(color, key))
+        made = self._blocking(
+            "all ranks to make a communicator (MPI_Comm_split)", lambda: self.comm.Split(color, key)
+        )
+        return MPICommunicator(made)
 
     def _hosts(self) -> Sequence[int]:
         """The lowest rank of each rank's host."""
-        with self._blocked("all ranks to find those of their host (MPI_Comm_split_type)"):
-            here = self.comm.Split_type(MPI.COMM_TYPE_SHARED)
+        here = self._blocking(
+            "all ranks to find those of their host (MPI_Comm_split_type)",
+            lambda: self.comm.Split_type(MPI.COMM_TYPE_SHARED),
+        )
         lowest = np.array(here.group.Translate_ranks([0], self.comm.group), np.int64)
         here.Free()
         everyone = np.empty(self.size, np.int64)
@@ -90,8 +97,10 @@ class MPICommunicator(Communicator):
     def _window(self, nbytes: int) -> list[MPI.buffer]:
         """The parts of a new window, `nbytes` of it ours; the memory lives as long as the window, which is held."""
         info = MPI.Info.Create({"alloc_shared_noncontig": "true"})  # every rank's part on pages of its own
-        with self._blocked("all ranks to share memory (MPI_Win_allocate_shared)"):
-            window = MPI.Win.Allocate_shared(nbytes, 1, info, self.comm)
+        window = self._blocking(
+            "all ranks to share memory (MPI_Win_allocate_shared)",
+            lambda: MPI.Win.Allocate_shared(nbytes, 1, info, self.comm),
+        )
         window.Lock_all(MPI.MODE_NOCHECK)  # one epoch for good: `Sync` needs one
         self._held.append(window)
         return [window.Shared_query(rank)[0] for rank in range(self.size)]
@@ -130,25 +139,22 @@ class MPICommunicator(Communicator):
         while self._windows:
             self._windows.pop().Free()
         self._flags.clear()  # no view of a window outlives it
-        with self._blocked("all ranks to give back shared memory (MPI_Win_free)"):
-            for window in self._held:
-                window.Unlock_all()
-                window.Free()
+        for window in self._held:
+            window.Unlock_all()
+            self._blocking("all ranks to give back shared memory (MPI_Win_free)", window.Free)
         self._held.clear()
 
     def _allocate_window(self, n: int, dtype: np.dtype) -> Window:
         self._windows.append(MPIWindow(self, n, dtype))
         return self._windows[-1]
 
-    @contextlib.contextmanager
-    def _blocked(self, what: str) -> Iterator[None]:
-        """Around a call of MPI that cannot be polled.
+    def _blocking(self, what: str, call: Callable[[], T]) -> T:
+        """What a call of MPI gives that cannot be polled.
 
         All ranks come to it from a barrier, so that it is short, and hardly ever is a rank lost in the middle of it.
         """
         self.Wait(Pending([self.comm.Ibarrier().Test], what))
-        with self.control.blocked(what) if self.control else contextlib.nullcontext():
-            yield
+        return blocking(self, what, call)
 
     def Abort(self, code: int) -> None:
         self.comm.Abort(code)
@@ -166,8 +172,10 @@ class MPIWindow(Window):
 
     def __init__(self, comm: MPICommunicator, n: int, dtype: np.dtype):
         super().__init__(comm)
-        with comm._blocked("all ranks to make a window (MPI_Win_allocate)"):
-            self.window = MPI.Win.Allocate(n * dtype.itemsize, dtype.itemsize, comm=comm.comm)
+        self.window = comm._blocking(
+            "all ranks to make a window (MPI_Win_allocate)",
+            lambda: MPI.Win.Allocate(n * dtype.itemsize, dtype.itemsize, comm=comm.comm),
+        )
         self.window.Lock_all()
         np.frombuffer(self.window.tomemory(), dtype)[...] = 0
         self.window.Sync()  # it is there before another rank adds to it
@@ -190,6 +198,5 @@ class MPIWindow(Window):
     def Free(self) -> None:
         atexit.unregister(self.Free)
         if self.window != MPI.WIN_NULL:
-            with self.comm._blocked("all ranks to give back a window (MPI_Win_free)"):
-                self.window.Unlock_all()
-                self.window.Free()
+            self.window.Unlock_all()
+            self.comm._blocking("all ranks to give back a window (MPI_Win_free)", self.window.Free)

@@ -9,6 +9,7 @@ from typing import NoReturn
 
 from mpi4py import MPI
 
+from mpidp.comm.calls import blocking
 from mpidp.comm.communicator import Communicator
 from mpidp.comm.control import Control
 from mpidp.comm.guard import finalised
@@ -19,16 +20,22 @@ ULFM = "OMPI_MCA_mpi_ft_enable"  # what Open MPI's `mpirun --with-ft ulfm` sets
 TRIES = 100
 """How often a library is let to complain of what lost ranks have begun, before it is asked for something new."""
 
-RECOVERABLE = "PRTE_MCA_state_base_recoverable"
+RECOVERABLE = (
+    "state_base_recoverable"  # of Open MPI's launcher: PRTE_MCA_... in its environment, or --prtemca
+)
+LAUNCHERS = ("mpirun", "mpiexec", "prterun", "prted")
 
 
 def unable() -> str | None:
     """Why this job ends as soon as one of its ranks does, and what to do; None where it can live on."""
     vendor = MPI.get_vendor()[0]
     if is_open_mpi(vendor):
-        if os.environ.get(RECOVERABLE) == "1" or with_ulfm():
+        if with_ulfm() or recoverable():
             return None
-        return f"Open MPI's mpirun ends all ranks when one ends: set {RECOVERABLE}=1 for it, or add --with-ft ulfm"
+        return (
+            f"Open MPI's mpirun ends all ranks when one ends: set PRTE_MCA_{RECOVERABLE}=1 in the environment that you "
+            "start it in, or add --with-ft ulfm"
+        )
     if "PMI_FD" not in os.environ:
         return f"{vendor} was not started by its own mpirun, the one launcher that lets the others live on"
     return None
@@ -37,6 +44,25 @@ def unable() -> str | None:
 def with_ulfm() -> bool:
     """Whether Open MPI was started with its fault tolerance (ULFM) switched on."""
     return os.environ.get(ULFM, "").lower() in ("1", "true", "ulfm", "mpi")
+
+
+def recoverable() -> bool:
+    """Whether Open MPI's launcher was told to let ranks end. It tells its ranks nothing of it, but they may look."""
+    pid = os.getppid()
+    while pid > 1:
+        process = Path(f"/proc/{pid}")
+        try:
+            name, parent = (process / "stat").read_text().split("(", 1)[1].rsplit(")", 1)
+            if name.startswith(LAUNCHERS):
+                said = (process / "environ").read_bytes().split(b"\0") + (
+                    process / "cmdline"
+                ).read_bytes().split(b"\0")
+                if any(RECOVERABLE.encode() in word and not word.endswith(b"=0") for word in said):
+                    return True
+        except OSError:
+            return False
+        pid = int(parent.split()[1])
+    return False
 
 
 def gather(world: Communicator, ranks: Sequence[int]) -> Communicator:
@@ -48,16 +74,19 @@ def gather(world: Communicator, ranks: Sequence[int]) -> Communicator:
     for _ in range(TRIES):
         with contextlib.suppress(MPI.Exception):
             world.comm.Iprobe()
-    with control.blocked(f"ranks {', '.join(map(str, ranks))} to form a communicator"):
+
+    def make() -> MPI.Comm:
         if is_open_mpi(MPI.get_vendor()[0]) and with_ulfm():
-            made = world.comm.Shrink()
-        else:  # its tag keeps one such meeting apart from the next, of fewer ranks
-            made = world.comm.Create_group(world.comm.group.Incl(ranks), world.size - len(ranks))
+            return world.comm.Shrink()
+        # The tag keeps one such meeting apart from the next, of fewer ranks.
+        return world.comm.Create_group(world.comm.group.Incl(ranks), world.size - len(ranks))
+
+    made = blocking(world, f"ranks {', '.join(map(str, ranks))} to make a communicator", make)
     left = MPICommunicator(made)
     left.timeout, left.control, left.stop = world.timeout, control, world.stop
-    hosts = world.hosts()
-    order = list(dict.fromkeys(hosts[rank] for rank in ranks))
-    left.known_hosts = tuple(order.index(hosts[rank]) for rank in ranks)
+    if hosts := world.known_hosts:
+        order = list(dict.fromkeys(hosts[rank] for rank in ranks))
+        left.known_hosts = tuple(order.index(hosts[rank]) for rank in ranks)
     return left
 
 

@@ -3,9 +3,14 @@
 A rank that has waited for `--timeout` seconds, polling or inside a call of MPI, has the first rank that answers make
 one report for all: it asks every control thread where its main thread is, waits a moment for the answers, prints them
 with the Python stacks, and ends the job. A rank that is stopped does not answer, and so is named.
+
+Where the job is to go on with those who are left (`--on-failure shrink`), those who do not answer count as lost. Were
+the ranks only cut off from each other, two jobs would go on: so the larger part does, of two halves the one with the
+lowest rank, and whoever is not of it ends at once, also when it wakes up again much later.
 """
 
 import os
+import signal
 import sys
 import time
 import traceback
@@ -16,6 +21,7 @@ from typing import Any
 
 from mpidp.comm import waiting
 from mpidp.comm.control import END, Control
+from mpidp.comm.endings import say
 
 LOOK = 0.5  # seconds between two looks at how long the main thread has been waiting
 ANSWER = 1.5  # seconds in which a rank that is not stopped answers
@@ -30,10 +36,12 @@ class Watchdog:
         self.found: str | None = None  # why there is to be a report
         self.reported = False  # or some rank is about to
         self.answers: dict[int, dict[str, Any]] = {}
+        self.reports = 0  # after which the job went on
         control.on("late", self.asked_for_a_report)
         control.on("reporting", self.another_reports)
         control.on("where", lambda rank, _: control.tell("here", self.here(), to=rank))
         control.on("here", self.answered)
+        control.on("without", self.without)
         control.on_late = self.late
         control.later(LOOK, self.look)
 
@@ -51,7 +59,7 @@ class Watchdog:
             self.ask(self.control.alive())
 
     def ask(self, candidates: list[int]) -> None:
-        if self.reported or self.control.ending:
+        if self.found is None or self.reported or self.control.ending:
             return
         first, *rest = candidates
         self.control.tell("late", self.found, to=first)
@@ -59,7 +67,11 @@ class Watchdog:
 
     def another_reports(self, rank: int, _: Any) -> None:
         self.reported = True
-        self.control.later(2 * ANSWER + END, partial(os._exit, 1))  # should it come to nothing
+        self.control.later(2 * ANSWER + END, partial(self.nothing_came, self.reports))
+
+    def nothing_came(self, number: int) -> None:
+        if self.reported and self.reports == number:
+            os._exit(1)
 
     def asked_for_a_report(self, rank: int, found: str) -> None:
         if self.reported or self.control.ending:
@@ -85,7 +97,7 @@ class Watchdog:
 
     def report(self) -> None:
         control, answers = self.control, self.answers
-        mute = [rank for rank in range(control.size) if rank not in answers and rank not in control.lost]
+        mute = [rank for rank in control.alive() if rank not in answers]
         busy = [rank for rank, here in answers.items() if here["waits"] is None]
         lines = [f"error: {self.found} (--timeout sets this limit): {blame(mute, sorted(busy))}"]
         for rank in range(control.size):
@@ -93,12 +105,40 @@ class Watchdog:
                 lines.append(f"  {control.lost[rank]}")
             elif rank in mute:
                 lines.append(f"  {control.name(rank)}: does not answer: stopped, or cut off")
-            else:
+            elif rank in answers:
                 here = answers[rank]
                 waits = "" if here["waits"] is None else f", for {here['waits']:.1f} s"
                 lines.append(f"  {control.name(rank)}: {here['at']}{waits}")
                 lines += [f"      {line}" for line in here["stack"]]
-        control.end("\n".join(lines), 1)
+        if not mute or control.policy != "shrink":
+            control.end("\n".join(lines), 1)
+        elif outnumbers(list(answers), mute):
+            self.leave_out(mute)
+        else:
+            say("\n".join(lines))
+            self.leave_out(list(answers))
+
+    def leave_out(self, ranks: list[int]) -> None:
+        """Have all others, and these ranks themselves, know that the job goes on without them."""
+        self.control.tell("without", ranks)
+        self.without(self.control.rank, ranks)
+
+    def without(self, rank: int, ranks: list[int]) -> None:
+        control = self.control
+        if control.rank in ranks:
+            os.kill(
+                os.getpid(), signal.SIGKILL
+            )  # wherever the main thread is; the guard lets the others live
+        self.found, self.reported, self.answers = None, False, {}
+        self.reports += 1
+        control.tell("without", ranks, to=[each for each in ranks if each in control.others()])
+        for each in ranks:
+            control.drop(each, "does not answer: stopped, or cut off")
+
+
+def outnumbers(ours: list[int], theirs: list[int]) -> bool:
+    """Whether the job is where these ranks are, and not where those are."""
+    return len(ours) > len(theirs) or (len(ours) == len(theirs) and min(ours) < min(theirs))
 
 
 def blame(mute: list[int], busy: list[int]) -> str:

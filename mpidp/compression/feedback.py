@@ -51,3 +51,5 @@ class FeedbackSum(Sum):
         self.turns = {int(start): int(number) for start, number in state["turns"]}
         if "residual" in state:
             self.kept(0, self.place.n)[...] = self.xp.asarray(state["residual"])
+        else:
+            self.residual = None  # none was made by then; a run that goes back may have one

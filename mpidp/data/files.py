@@ -2,15 +2,23 @@
 
 import gzip
 import os
-import zipfile
+import stat
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-import numpy as np
+from typing import IO
 
 from mpidp.errors import UserError
+
+LARGEST_TEXT = 1 << 28  # bytes of a file that is read in one go: tokenizers, options
+
+KINDS = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 
 
 @contextmanager
@@ -26,52 +34,50 @@ def reading(path: Path | str) -> Iterator[None]:
         raise UserError(f"{path}: damaged gzip file ({error}): fetch it again") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except ValueError as error:  # a name with a NUL in it
+        raise UserError(f"{ascii(str(path))[1:-1]}: cannot be the name of a file: {error}") from None
 
 
-def read_bytes(path: Path) -> bytes:
-    """The whole file, unpacked where its name ends in .gz; an empty one is a UserError."""
+def regular(path: Path | str) -> os.stat_result:
+    """What the system knows of a plain file. A pipe or a device is refused: to read it may block for ever."""
     with reading(path):
-        content = gzip.open(path).read() if path.suffix == ".gz" else path.read_bytes()
-    if not content:
-        raise UserError(f"{path}: the file is empty")
-    return content
+        found = os.stat(path)
+    if stat.S_ISDIR(found.st_mode):
+        raise UserError(f"{path}: a folder, not a file")
+    if not stat.S_ISREG(found.st_mode):
+        raise UserError(f"{path}: neither a file nor a folder: {KINDS[stat.S_IFMT(found.st_mode)]}")
+    return found
 
 
-def map_bytes(path: Path) -> np.ndarray:
-    """The file's bytes as a read-only uint8 array that is mapped, so that only what is used is in memory."""
+def handle(path: Path | str) -> int:
+    """The file, open for reading; never waits, whatever it is by now. Raises UserError, also where it is empty."""
+    regular(path)
     with reading(path):
-        if os.path.getsize(path) == 0:
-            raise UserError(f"{path}: the file is empty")
-        return np.asarray(np.memmap(path, np.uint8, mode="r"))
-
-
-def load_array(path: Path) -> np.ndarray:
-    """The array in a `.npy` file, mapped; Python objects (pickle) are refused, not run."""
-    with _numpy_file(path, b"\x93NUMPY", "a .npy"):
-        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-
-
-def load_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays in a `.npz` file by name; Python objects (pickle) are refused, not run."""
-    with _numpy_file(path, b"PK", "a .npz"), np.load(path, allow_pickle=False) as archive:
-        return {name: archive[name] for name in archive.files}
+        opened = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    found = os.fstat(opened)
+    if stat.S_ISREG(found.st_mode) and found.st_size:
+        return opened
+    os.close(opened)
+    raise UserError(
+        f"{path}: the file is empty" if stat.S_ISREG(found.st_mode) else f"{path}: no plain file any more"
+    )
 
 
 @contextmanager
-def _numpy_file(path: Path, magic: bytes, kind: str) -> Iterator[None]:
-    """Looks at the first bytes: NumPy takes whatever it does not know for a pickle. Then as `reading`."""
-    with reading(path):
-        with open(path, "rb") as file:
-            start = file.read(len(magic))
-        if not start:
-            raise UserError(f"{path}: the file is empty")
-        if start != magic:
-            raise UserError(f"{path}: not {kind} file: it begins with {start.hex(' ')}, not {magic.hex(' ')}")
-        try:
-            yield
-        except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            if "object" in str(error).lower():
-                raise UserError(
-                    f"{path}: holds Python objects (pickle), which could run code: save plain arrays of numbers"
-                ) from None
-            raise UserError(f"{path}: damaged {kind[2:]} file: {' '.join(str(error).split())}") from None
+def opened(path: Path) -> Iterator[IO[bytes]]:
+    """The file, unpacked where its name ends in .gz; what goes wrong inside is told as by `reading`."""
+    with os.fdopen(handle(path), "rb") as file, reading(path):
+        if path.suffix == ".gz":
+            with gzip.GzipFile(fileobj=file) as unpacked:
+                yield unpacked  # type: ignore[misc]
+        else:
+            yield file
+
+
+def read_bytes(path: Path) -> bytes:
+    """The whole of a small file. Raises UserError where it is empty, or beyond all that such a file may hold."""
+    with opened(path) as file:
+        content = file.read(LARGEST_TEXT + 1)
+    if len(content) > LARGEST_TEXT:
+        raise UserError(f"{path}: more than {LARGEST_TEXT >> 20} MiB: not a file of this kind")
+    return content

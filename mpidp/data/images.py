@@ -5,13 +5,14 @@ from pathlib import Path
 
 import numpy as np
 
-from mpidp.data.files import read_bytes, reading
+from mpidp.data.files import opened, reading
 from mpidp.data.schema import Data, Request
 from mpidp.data.tables import Part, table_data
 from mpidp.errors import UserError
 from mpidp.options import NoOptions
 
 _UNSIGNED_BYTE = 0x08
+_BLOCK = 1 << 24  # bytes read at a time
 
 
 def idx_folder(path: Path, options: NoOptions, request: Request) -> Data:
@@ -19,8 +20,8 @@ def idx_folder(path: Path, options: NoOptions, request: Request) -> Data:
 
     x: (rows, columns, 1) in [0, 1].
     """
-    train = _part(path, "train")
-    test = _part(path, "t10k") if _find(path, "t10k", "images", 3) else None
+    train = _part(path, "train", request)
+    test = _part(path, "t10k", request) if _find(path, "t10k", "images", 3) else None
 
     def place(array: str, index: tuple[int, ...]) -> str:
         return f"{'t10k' if array.endswith('test') else 'train'} label {index[0]}"
@@ -33,32 +34,37 @@ def has_idx(folder: Path) -> bool:
     return any(_find(folder, part, "images", 3) for part in ("train", "t10k"))
 
 
-def read_idx(path: Path, dimensions: int) -> np.ndarray:
+def read_idx(path: Path, dimensions: int, request: Request) -> np.ndarray:
     """The uint8 array in an IDX file.
 
     Layout: bytes 0, 0, type (8: unsigned byte), number of dimensions; each dimension in 4 bytes, the highest
     first; the elements (Y. LeCun, C. Cortes, C. Burges: The MNIST database).
     """
-    content = read_bytes(path)
-    kind = content[:4]
-    if len(kind) < 4 or kind[:2] != b"\0\0" or kind[2] != _UNSIGNED_BYTE or kind[3] != dimensions:
+    with opened(path) as file:
+        kind = file.read(4)
+        if len(kind) < 4 or kind[:2] != b"\0\0" or kind[2] != _UNSIGNED_BYTE or kind[3] != dimensions:
+            raise UserError(
+                f"{path}: begins with {kind.hex(' ')}, an IDX file of bytes in {dimensions} dimensions with "
+                f"00 00 08 {dimensions:02x}: not such a file, or damaged"
+            )
+        header = file.read(4 * dimensions)
+        shape = tuple(int(n) for n in np.frombuffer(header.ljust(4 * dimensions, b"\0"), ">u4"))
+        size = math.prod(shape)
+        # No more than is there, and no more than is said: neither a header nor what is packed is to be trusted.
+        content = bytearray()
+        while len(content) <= size and (block := file.read(min(_BLOCK, size + 1 - len(content)))):
+            content += block
+            request.require_memory(2 * len(content), f"{path}: its images", "take fewer ranks a host")
+    if len(header) < 4 * dimensions or len(content) != size:
+        follow = f"more than {size}" if len(content) > size else str(len(content))
         raise UserError(
-            f"{path}: begins with {kind.hex(' ')}, an IDX file of bytes in {dimensions} dimensions with "
-            f"00 00 08 {dimensions:02x}: not such a file, or damaged"
-        )
-    start = 4 + 4 * dimensions
-    header = content[4:start].ljust(start - 4, b"\0")
-    shape = tuple(int(n) for n in np.frombuffer(header, ">u4"))
-    follow = len(content) - start
-    if follow < 0 or follow != math.prod(shape):
-        raise UserError(
-            f"{path}: its header says {' x '.join(map(str, shape))} bytes, {max(0, follow)} follow: truncated or "
+            f"{path}: its header says {' x '.join(map(str, shape))} bytes, {follow} follow: truncated or "
             "damaged; fetch it again"
         )
-    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+    return np.frombuffer(content, np.uint8).reshape(shape)
 
 
-def _part(folder: Path, part: str) -> Part:
+def _part(folder: Path, part: str, request: Request) -> Part:
     arrays = []
     for what, dimensions in (("images", 3), ("labels", 1)):
         path = _find(folder, part, what, dimensions)
@@ -66,7 +72,7 @@ def _part(folder: Path, part: str) -> Part:
             raise UserError(
                 f"{folder}: no {part}-{what}-idx{dimensions}-ubyte (or .gz) beside the other IDX files"
             )
-        arrays.append(read_idx(path, dimensions))
+        arrays.append(read_idx(path, dimensions, request))
     return arrays[0], arrays[1]
 
 

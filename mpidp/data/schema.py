@@ -44,7 +44,7 @@ class Dataset:
         """(x, y) of these samples, in this order: fresh contiguous arrays, empty where `indices` is.
 
         x: (B, *inputs) of the dtype asked, or int32 (B, T) tokens; y: int32 (B,) classes, (B, K) values, or
-        int32 (B, T) tokens, x shifted by one.
+        int32 (B, T) tokens, x shifted by one. Raises RunError where the file behind it is not what it was.
         """
         raise NotImplementedError
 
@@ -54,7 +54,8 @@ class Data:
     """A source's answer: two disjoint parts and how to read them.
 
     tokenizer: text alone. truth: the exact solution where there is one (synthetic-regression: the
-    least-squares "weight" (F, 1) and "bias" (1,) of the training part).
+    least-squares "weight" (F, 1) and "bias" (1,) of the training part). content: a hash of what was read, before
+    anything was computed of it ("": nothing was).
     """
 
     name: str
@@ -63,14 +64,18 @@ class Data:
     validation: Dataset
     tokenizer: "Tokenizer | None" = None
     truth: dict[str, np.ndarray] = field(default_factory=dict)
+    content: str = ""
 
     def fingerprint(self) -> str:
-        """16 hex digits of a hash over sizes, schema, tokenizer and 64 spread samples: equal where data are.
+        """16 hex digits of a hash over sizes, schema, tokenizer, `content` and 64 spread samples: equal where data are.
 
-        Of real numbers it takes sign and magnitude (a power of two) alone: hosts with unlike processors may round
-        sums differently.
+        `content` covers every byte of up to 64 MiB, and of what is larger 1024 evenly spread blocks of 64 KiB. Of real
+        numbers this takes sign and magnitude (a power of two) of the samples alone: hosts with unlike processors may
+        round sums differently.
         """
-        digest = hashlib.sha256(repr((self.schema, len(self.train), len(self.validation))).encode())
+        digest = hashlib.sha256(
+            repr((self.schema, len(self.train), len(self.validation), self.content)).encode()
+        )
         if self.tokenizer is not None:
             digest.update(self.tokenizer.to_json().encode())
         for part in (self.train, self.validation):
@@ -90,13 +95,15 @@ class Request:
     """What the run asks of a source.
 
     dtype: of x and of real y; seed: of shuffles and synthetic draws; context: tokens T of a window (text;
-    None: 128); validation_fraction: in (0, 1), used where a source brings no test part of its own.
+    None: 128); validation_fraction: in (0, 1), used where a source brings no test part of its own; memory: bytes
+    that this rank may take (None: unknown).
     """
 
     dtype: Any = np.float32
     seed: int = 0
     context: int | None = None
     validation_fraction: float = 0.1
+    memory: int | None = None
 
     def __post_init__(self) -> None:
         if not 0.0 < self.validation_fraction < 1.0:
@@ -108,6 +115,14 @@ class Request:
     def window(self) -> int:
         """T."""
         return DEFAULT_CONTEXT if self.context is None else self.context
+
+    def require_memory(self, need: int, what: str, cure: str) -> None:
+        """Raise UserError where a rank may not take so many bytes."""
+        if self.memory is not None and need > self.memory:
+            raise UserError(
+                f"{what} take {need / 2**30:.1f} GiB, more than the {self.memory / 2**30:.1f} GiB that are free for "
+                f"each rank on this host: {cure}"
+            )
 
 
 @dataclass(frozen=True)

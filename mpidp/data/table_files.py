@@ -2,17 +2,26 @@
 
 import csv
 import io
+from array import array
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
-from mpidp.data.files import load_array, load_arrays, read_bytes
+from mpidp.data.files import opened, regular
+from mpidp.data.npy import load_array, load_arrays
 from mpidp.data.schema import Data, Request
 from mpidp.data.tables import TableOptions, table_data
 from mpidp.errors import UserError
 from mpidp.options import option
+
+COPIES = 4  # of a table in float64 that there are at once while it is checked, split and standardised
+_BLOCK = 1 << 22  # bytes read at a time
+_MARKS = ((";", "semicolons"), ("\t", "tabs"), ("|", "bars"))
 
 
 @dataclass
@@ -26,7 +35,7 @@ class CsvOptions(TableOptions):
 
 def npz_file(path: Path, options: TableOptions, request: Request) -> Data:
     """Arrays x and y; or x_train and y_train, and, for a validation part of its own, x_test and y_test."""
-    arrays = load_arrays(path)
+    arrays = load_arrays(path, request)
     names = ("x", "y") if "x" in arrays else ("x_train", "y_train")
     tests = [n for n in ("x_test", "y_test") if n in arrays and names[0] == "x_train"]
     missing = [n for n in names + (("x_test", "y_test") if tests else ()) if n not in arrays]
@@ -42,7 +51,7 @@ def npz_file(path: Path, options: TableOptions, request: Request) -> Data:
 
 def npy_table(path: Path, options: TableOptions, request: Request) -> Data:
     """Rows of numbers, the last of each being its target."""
-    table = load_array(path)
+    table = load_array(path, request)
     if table.ndim != 2 or table.shape[1] < 2:
         raise UserError(
             f"{path}: shape {table.shape}, type {table.dtype}: needed are (rows, 2 or more columns) of numbers, the "
@@ -58,30 +67,30 @@ def npy_table(path: Path, options: TableOptions, request: Request) -> Data:
 
 def csv_file(path: Path, options: CsvOptions, request: Request) -> Data:
     """Numbers with commas between them; a first line without any number names the columns."""
-    try:
-        text = read_bytes(path).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: byte {error.start} is no UTF-8 text: is this a CSV file?") from None
-    rows = _rows(path, text)
+    rows = _rows(path)
     first = next(rows, None)
     if first is None:
         raise UserError(f"{path}: no line with numbers")
     header = _header(path, *first)
     width = len(first[1])
     if width < 2:
-        raise UserError(f"{path}: one column ('{first[1][0]}'): at least one feature and a target are needed")
+        between = [
+            f": with {name} between cells? Commas are needed" for mark, name in _MARKS if mark in first[1][0]
+        ]
+        raise UserError(
+            f"{path}: one column ('{_short(first[1][0])}'): at least one feature and a target are needed"
+            + "".join(between[:1])
+        )
     target = _target(path, header, options.target, width)
     names = header or [str(c + 1) for c in range(width)]
-    lines, table = [], []
-    for line, cells in [] if header else [first]:
+    _require_memory(path, width, first[1], request)
+    lines, cells = array("q"), array("d")
+    for line, row in rows if header else chain([first], rows):
         lines.append(line)
-        table.append(_numbers(path, line, cells, names))
-    for line, cells in rows:
-        lines.append(line)
-        table.append(_numbers(path, line, cells, names))
-    if not table:
+        cells.extend(_numbers(path, line, row, names))
+    if not lines:
         raise UserError(f"{path}: a header line and no rows")
-    numbers = np.array(table)
+    numbers = np.frombuffer(cells).reshape(-1, width)
     features = [c for c in range(width) if c != target]
 
     def place(array: str, index: tuple[int, ...]) -> str:
@@ -92,15 +101,61 @@ def csv_file(path: Path, options: CsvOptions, request: Request) -> Data:
     )
 
 
-def _rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
+def _require_memory(path: Path, width: int, row: list[str], request: Request) -> None:
+    """By the length of one row: as float64 the table is held at most `COPIES` times at once."""
+    rows = regular(path).st_size // (sum(map(len, row)) + width) + 1
+    request.require_memory(
+        COPIES * 8 * width * rows,
+        f"{path}: about {rows:,} rows of {width} numbers",
+        "take fewer rows, fewer ranks a host, or a .npy file",
+    )
+
+
+def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """(line number, stripped cells) of the lines that are not blank."""
-    reader = csv.reader(io.StringIO(text, newline=""))
+    with opened(path) as file:
+        reader = csv.reader(_lines(path, file))
+        try:
+            for cells in reader:
+                if any(cell.strip() for cell in cells):
+                    yield reader.line_num, [cell.strip() for cell in cells]
+        except csv.Error as error:
+            raise UserError(f"{path}: line {reader.line_num}: {error}") from None
+
+
+def _lines(path: Path, file: IO[bytes]) -> Iterator[str]:
+    """The file's lines as text, some of it at a time, whatever ends them."""
+    at, rest, block = 0, b"", b"more"
+    while block:
+        block = file.read(_BLOCK)
+        content = rest + block
+        if at == 0 and content.startswith(BOM_UTF8):
+            at, content = len(BOM_UTF8), content[len(BOM_UTF8) :]
+        # Where no line feed is, old Macs' line ends may be.
+        done = (content.rfind(b"\n") + 1 or content[:-1].rfind(b"\r") + 1) if block else len(content)
+        if not done and len(content) > _BLOCK:
+            raise UserError(
+                f"{path}: byte {at} begins a line of more than {_BLOCK:,} bytes: is this a CSV file?"
+            )
+        text = _text(path, content[:done], at)
+        yield from io.StringIO(text, newline="")
+        at, rest = at + done, content[done:]
+
+
+def _text(path: Path, content: bytes, at: int) -> str:
+    wrong = content.find(0)
     try:
-        for cells in reader:
-            if any(cell.strip() for cell in cells):
-                yield reader.line_num, [cell.strip() for cell in cells]
-    except csv.Error as error:
-        raise UserError(f"{path}: line {reader.line_num}: {error}") from None
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        wrong = error.start if wrong < 0 else min(wrong, error.start)
+    if wrong < 0:
+        return text
+    utf16 = wrong < 2 or content[wrong] == 0
+    name = "UTF-16" if utf16 else "LATIN1"
+    raise UserError(
+        f"{path}: byte {at + wrong} is no UTF-8 text: is this a CSV file? If it is one in {name}, convert it "
+        f"(iconv -f {name} -t UTF-8)"
+    )
 
 
 def _header(path: Path, line: int, cells: list[str]) -> list[str] | None:
@@ -109,7 +164,7 @@ def _header(path: Path, line: int, cells: list[str]) -> list[str] | None:
     if all(numbers):
         return None
     if any(numbers):
-        wrong, right = cells[numbers.index(False)], cells[numbers.index(True)]
+        wrong, right = (_short(cells[numbers.index(which)]) for which in (False, True))
         raise UserError(
             f"{path}: line {line}: '{wrong}' is no number and '{right}' is one: neither a header nor a row of numbers"
         )
@@ -121,26 +176,31 @@ def _target(path: Path, header: list[str] | None, name: str | None, width: int) 
         return width - 1
     if header is None:
         raise UserError(f"--target {name}: {path} has no header line: its last column is the target")
-    if name not in header:
-        raise UserError(f"--target {name}: no such column in {path}; it has: {', '.join(header)}")
+    if header.count(name) != 1:
+        many = "no such column" if name not in header else f"{header.count(name)} columns of this name"
+        raise UserError(f"--target {name}: {many} in {path}; it has: {_short(', '.join(header))}")
     return header.index(name)
 
 
 def _numbers(path: Path, line: int, cells: list[str], names: list[str]) -> list[float]:
-    try:
-        numbers = list(map(float, cells))
-    except ValueError:
-        at = [_number(cell) is None for cell in cells].index(True)
-        column = names[at] if at < len(names) else at + 1
-        what = f"'{cells[at]}' is no number" if cells[at] else "the cell is empty"
-        raise UserError(f"{path}: line {line}, column {column}: {what}") from None
+    numbers = [_number(cell) for cell in cells]
+    if None in numbers:
+        at = numbers.index(None)
+        column = _short(names[at]) if at < len(names) else at + 1
+        what = f"'{_short(cells[at])}' is no number" if cells[at] else "the cell is empty"
+        raise UserError(f"{path}: line {line}, column {column}: {what}")
     if len(numbers) != len(names):
         raise UserError(f"{path}: line {line} has {len(numbers)} cells, the first line has {len(names)}")
-    return numbers
+    return numbers  # type: ignore[return-value]
 
 
 def _number(cell: str) -> float | None:
+    """As Python reads it, but for its own digits in groups (1_000), which no table means."""
     try:
-        return float(cell)
+        return float(cell) if "_" not in cell else None
     except ValueError:
         return None
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 200 else text[:200] + "…"

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from mpidp.data.schema import Data, Dataset, Request, Schema
+from mpidp.data.stored import array_digest
 from mpidp.data.streams import permutation
 from mpidp.errors import UserError
 from mpidp.options import option
@@ -105,7 +106,8 @@ def table_data(
             )
         datasets.append(dataset)
     schema = Schema("classes" if classes else "values", parts[0][0].shape[1:], outputs)
-    return Data(name, schema, datasets[0], datasets[1])
+    content = array_digest(*(array for part in (train, test) if part is not None for array in part))
+    return Data(name, schema, datasets[0], datasets[1], content=content)
 
 
 def _named(train: Part, test: Part | None) -> list[tuple[Part, str]]:

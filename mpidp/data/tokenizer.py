@@ -1,6 +1,7 @@
 """Text to token ids and back."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +68,8 @@ class Pieces(Tokenizer):
         return self.inner.to_str()
 
 
-def train_bpe(text: str, size: int) -> Pieces:
-    """Byte-pair encoding (Sennrich et al. 2016, arXiv:1508.07909) of `text`'s bytes, with at most `size` tokens.
+def train_bpe(texts: Iterable[str], size: int) -> Pieces:
+    """Byte-pair encoding (Sennrich et al. 2016, arXiv:1508.07909) of the texts' bytes, with at most `size` tokens.
 
     Deterministic: pairs of equal count are taken in a fixed order. Every text can be encoded: the 256 bytes
     are tokens. Raises UserError where the tokenizers library is missing.
@@ -81,7 +82,7 @@ def train_bpe(text: str, size: int) -> Pieces:
     trainer = library.trainers.BpeTrainer(
         vocab_size=size, initial_alphabet=alphabet, special_tokens=[], show_progress=False
     )
-    inner.train_from_iterator(_pieces(text), trainer)
+    inner.train_from_iterator((piece for text in texts for piece in _pieces(text)), trainer)
     return Pieces(inner, "bpe")
 
 
@@ -89,7 +90,7 @@ def tokenizer_from_json(text: str, name: str = "tokenizer.json") -> Tokenizer:
     """The tokenizer of which `text` is the JSON; raises UserError, naming it `name`, where it is none."""
     try:
         content = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{name}: not a tokenizer: JSON error: {error}") from None
     if content == {"type": "bytes"}:
         return Bytes()

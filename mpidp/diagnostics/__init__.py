@@ -41,11 +41,18 @@ class DiagnosticOptions:
 
 
 class Diagnostics(Diagnostic):
-    """All that were asked for. Raises UserError for one that means nothing to this strategy."""
+    """All that were asked for. Raises UserError for one that means nothing to this strategy.
 
-    def __init__(self, run: "RunOptions", steps: int, strategy: Strategy, comm: Communicator):
-        refuse(run, strategy)
+    goes_on: whether the run was begun before, perhaps by more workers: where one is left there is nothing to compare.
+    """
+
+    def __init__(
+        self, run: "RunOptions", steps: int, strategy: Strategy, comm: Communicator, goes_on: bool = False
+    ):
         self.asked: list[Diagnostic] = []
+        if goes_on and strategy.workers == 1:
+            return
+        refuse(run, strategy)
         if run.check_replicas is not None:
             self.asked.append(Replicas(run.check_replicas, steps, strategy, comm.Dup()))
         if run.consensus_every is not None:

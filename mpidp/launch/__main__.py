@@ -1,8 +1,9 @@
 """Train under supervision: ranks that fail are started again from the last checkpoint.
 
 A thin layer over mpirun or srun. What stands behind `--` are the options of mpidp.train; where they do not say what is
-to be done on a failure, it is --on-failure restart. Exit code: that of the last start. No restart follows a user's
-mistake (2), nor a stop by a signal (3, 130, 143).
+to be done on a failure, it is --on-failure restart. Under --on-failure shrink there is a restart where the ranks that
+are left cannot go on. Exit code: that of the last start. No restart follows a user's mistake (2), nor a stop by a
+signal (3, 130, 143).
 """
 
 import argparse

@@ -18,7 +18,7 @@ from mpidp.machine import shared_memory_leftovers
 PATIENCE = 6.0
 """Seconds that ranks have to end by themselves once their launcher has: some still say why they end."""
 
-LOOK_EVERY, ALONE = 1.0, 8.0
+LOOK_EVERY, ALONE = 1.0, 6.0
 """Seconds between two looks for ranks on this machine; and those that a launcher whose ranks here have all ended is
 waited for: a host that is cut off never tells it that its ranks have ended too."""
 
@@ -31,6 +31,9 @@ class Attempts:
 
     def __init__(self) -> None:
         self.stopped: int | None = None
+        self.cut_off = (
+            False  # the launcher of the last attempt was ended, for it waited for a host that is gone
+        )
         self.child: subprocess.Popen[bytes] | None = None
         self.waiting: list[int] = []  # signals that came while there was nobody to pass them on to
         self.prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
@@ -59,6 +62,7 @@ class Attempts:
             command, env=environment, start_new_session=True, preexec_fn=self.end_with_us(os.getpid())
         )
         self.pass_on()
+        self.cut_off = False
         code = self.wait_beside_ranks(child) if elsewhere else child.wait()
         self.child = None
         sweep(PATIENCE)
@@ -79,6 +83,7 @@ class Attempts:
                 last_seen = now
             elif last_seen is not None and now - last_seen > ALONE:
                 say("the ranks on this machine have ended, and the launcher waits for another's: it is ended")
+                self.cut_off = True
                 child.terminate()
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     child.wait(2)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mpidp.comm import probe
 from mpidp.errors import UserError
-from mpidp.failure_options import SUPERVISED
+from mpidp.failure_options import SHRINK, SUPERVISED
 
 OPEN_MPI = {
     "OMPI_ALLOW_RUN_AS_ROOT": "1",
@@ -19,6 +19,9 @@ OPEN_MPI = {
     "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
 }
 """Without these Open MPI's mpirun refuses root and more ranks than cores, as MPICH's does not; others ignore them."""
+
+RECOVERABLE = {"PRTE_MCA_state_base_recoverable": "1"}
+"""Open MPI's mpirun then lets the others live when a rank is killed."""
 
 FORWARDED = (SUPERVISED, "PYTHONPATH", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 """Variables that Open MPI's mpirun takes along to other hosts; the other launchers take all."""
@@ -90,10 +93,10 @@ def find(path: str | None, options: str) -> Launcher:
     return Launcher(slurm, words)
 
 
-def environment() -> dict[str, str]:
+def environment(policy: str) -> dict[str, str]:
     """Of the launcher: ours, without what another launcher left in it, and with what its kind needs."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith(probe.LAUNCHER_PREFIXES)}
-    return OPEN_MPI | ours | {SUPERVISED: str(os.getpid())}
+    return OPEN_MPI | (RECOVERABLE if policy == SHRINK else {}) | ours | {SUPERVISED: str(os.getpid())}
 
 
 def parse_hosts(text: str | None, ranks: int) -> dict[str, int]:
@@ -136,7 +139,7 @@ def answering(launcher: Launcher, hosts: Hosts, seconds: float) -> dict[str, int
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            env=environment(),
+            env=environment(policy=""),
             start_new_session=True,
         )
     found = {}

@@ -12,7 +12,7 @@ from mpidp.comm.endings import say
 from mpidp.commandline import expanded, parse
 from mpidp.config import resolve
 from mpidp.errors import UserError
-from mpidp.failure_options import RESTART
+from mpidp.failure_options import ABORT, RESTART
 from mpidp.launch.attempt import Attempts
 from mpidp.launch.launchers import Hosts, answering, environment, find, parse_hosts, place
 from mpidp.options import option
@@ -80,14 +80,14 @@ class Supervisor:
         options, attempts = self.options, Attempts()
         most, ranks, hosts = options.ranks, options.ranks, dict(self.hosts)
         failures = tries = 0  # in a row, without a new checkpoint; of these, with so many ranks
-        if self.policy == RESTART and not (self.saves or self.resuming):
+        if self.policy != ABORT and not (self.saves or self.resuming):
             say("without --checkpoint-every N nothing is saved, and a restart begins at the beginning")
         code = DONE
         while True:
             before = self.saved()
             if ranks >= options.min_ranks:
                 code = self.attempt(attempts, ranks, hosts, again=failures > 0)
-            if attempts.stopped or self.policy != RESTART or self.final(code, ranks):
+            if attempts.stopped or self.policy == ABORT or self.final(code, ranks):
                 return code
             if self.saved() != before:
                 failures = tries = 0
@@ -139,12 +139,21 @@ class Supervisor:
                 with contextlib.suppress(OSError):
                     (self.folder / name).unlink()
         command = self.launcher.command(ranks, hosts, program)
-        return attempts.run(command, environment(), elsewhere=len(place(ranks, hosts)) > 1)
+        before = self.finished()
+        code = attempts.run(command, environment(self.policy), elsewhere=len(place(ranks, hosts)) > 1)
+        # A launcher that waits for a host that is gone cannot say that the others have finished.
+        return DONE if attempts.cut_off and self.finished() not in (None, before) else code
 
     def saved(self) -> str | None:
         """The name of the last complete checkpoint."""
         found = checkpoint.complete(self.folder / "checkpoints")
         return found[-1].name if found else None
+
+    def finished(self) -> int | None:
+        """When a run in this folder has written the last of its files, None where none has."""
+        with contextlib.suppress(OSError):
+            return (self.folder / "summary.json").stat().st_mtime_ns
+        return None
 
     def whence(self) -> str:
         """Where a restart goes on, for a message."""

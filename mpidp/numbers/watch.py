@@ -144,18 +144,20 @@ class Numbers:
         self.say(f"warning: the run goes back to its last checkpoint, to leave step {guilty} out: {text}")
 
     def told(self, step: Step) -> str:
-        """What this rank has found, where it began, and what to do. Works in memory of its own where messages are
-        under way that the gradient is sent in."""
+        """What this rank has found, where it began, and what to do."""
         job, t = self.job, step.t
         _, x, y, slots = job.batch(t)
         indices = np.concatenate([indices for indices, _ in job.parts(t)])
-        if not self.holds:
-            grads = array_module(job.model.grads).empty_like(job.model.grads)
-            job.model.bind(job.model.params, grads, job.products)
         scale = job.strategy.scale(step) * self.scale.value
         batch = where.Batch(x, y, slots, indices, scale, (self.run.seed, t), step.cuts)
         what = f"the {NAMES[self.found]} on rank {self.comm.rank} is not finite at step {t}"
-        first = where.first_bad(job.model, batch)
+        try:
+            if not self.holds:  # messages are under way that take their bytes from the gradient
+                grads = array_module(job.model.grads).empty_like(job.model.grads)
+                job.model.bind(job.model.params, grads, job.products)
+            first = where.first_bad(job.model, batch)
+        except MemoryError:
+            first = "not looked for: there is no memory to make the step again"
         if self.found == PARAMETERS:
             return f"{what}: {first}, since the update before: lower --lr, or set --clip"
         return (

@@ -30,11 +30,16 @@ ALIGNMENT = 64  # bytes
 Layout = list[tuple[str, str, list[int]]]
 """Name, type and shape of each array."""
 
+WRITTEN = 1  # message tag
+
 TRIES = 100
 """How often an MPI library is asked for a message that may have come."""
 
-Key = tuple[int, int]
-"""Which copy: how many ranks had been lost when it was made, and after which step. Later ones are greater."""
+Key = tuple[int, int, int]
+"""Which copy: how many ranks had been lost when it was made, which it was since, and after which step.
+
+Later ones are greater; their steps need not be, in a run that goes back.
+"""
 
 
 class Packed:
@@ -77,12 +82,12 @@ class Copy:
     shared: set[str]  # names of what is
     source: int | None = None  # the rank (of `ranks`, by its place) whose own is kept here, too
     theirs: Packed | None = None
-    arrival: list[Pending] = field(default_factory=list)  # of theirs
+    arrival: list[Pending] = field(default_factory=list)  # of theirs, and of rank 0's word
     others: list[Pending] = field(default_factory=list)  # to be waited for before the memory is used again
 
     @property
     def step(self) -> int:
-        return self.key[1]
+        return self.key[2]
 
 
 class Copies:
@@ -94,6 +99,7 @@ class Copies:
         self.comm: Communicator | None = None  # of the copies' messages, since the last loss
         self.members: list[int] = []
         self.shared: set[str] = set()
+        self.losses, self.taken = 0, 0
         self.shift: int | None = None  # to the neighbour; None: nothing is sent
         self.left_behind: list[Copy] = []  # whose memory MPI may still write into
 
@@ -113,15 +119,18 @@ class Copies:
         arrays = job.strategy.saved(whole=True)
         own = packed({k: v for k, v in arrays.items() if k not in self.shared}, spare and spare.own)
         rest = packed({k: v for k, v in arrays.items() if k in self.shared}, spare and spare.rest)
-        progress.tell(wait=True)  # lines of metrics.jsonl up to here are written once this copy counts
-        facts = {
-            "collective": job.route and job.route.name,
-            "diagnostics": job.diagnostics.facts(),
-            "validation_loss_before": progress.before,
-        }
-        copy = Copy(self.members, (self.losses, t), facts, own, rest, self.shared)
+        progress.tell(wait=True)
+        facts = job.facts() | {"validation_loss_before": progress.before}
+        copy = Copy(self.members, (self.losses, self.taken, t), facts, own, rest, self.shared)
+        self.taken += 1
         if self.shift is not None:
             self.exchange(copy, spare and spare.theirs)
+        # Once it counts, rank 0 has written the lines of metrics.jsonl up to here.
+        written = np.empty(1, np.uint8)
+        if comm.rank > 0:
+            copy.arrival.append(comm.Irecv(written, 0, WRITTEN))
+        else:
+            copy.others += [comm.Isend(written, rank, WRITTEN) for rank in range(1, comm.size)]
         copy.others.append(comm.Ibarrier())
         self.kept.append(copy)
 
@@ -130,7 +139,7 @@ class Copies:
         strategy, control = job.strategy, job.comm.control
         self.comm = comm = job.comm.Dup()
         self.members = comm.allgather(control.rank)
-        self.losses = control.size - comm.size
+        self.losses, self.taken = control.size - comm.size, 0
         whole, own = strategy.saved(whole=True), strategy.saved()
         self.shared = set().union(*comm.allgather(sorted(whole.keys() - own.keys())))
         needed = strategy.replicated or len(strategy.owners(comm.size, strategy.options)) > 0

@@ -43,7 +43,7 @@ class Remaining(Progress):
 
     def __init__(self, losses: list[dict[str, Any]], before: Progress | None, *args: Any):
         super().__init__(*args)
-        self.losses = losses
+        self.losses, self.before_them = losses, before
         if before is None:
             return
         before.report.end()
@@ -52,14 +52,14 @@ class Remaining(Progress):
             before.resumed_from,
             before.ranks_before,
         )
-        self.seconds, self.communication, self.waiting = before.seconds, before.communication, before.waiting
-        self.samples, self.logged_at = before.samples, before.seconds
+        self.clock, self.samples = before.clock, before.samples
+        self.clock.lap()
         self.job.strategy.comm.traffic.take(before.job.strategy.comm.traffic)
 
     def begin(self, done, scores):
         """Say what became of the others."""
         self.before = self.before if scores is None else scores.loss
-        self.report.keep_metrics_until(done, self.last)
+        self.report.keep_metrics_until(done, [*self.left_unwritten(done), self.last])
         news = [loss for loss in self.losses if "goes_on_after" not in loss]
         for loss in news:
             loss["goes_on_after"] = done
@@ -67,6 +67,15 @@ class Remaining(Progress):
         left = f"{ranks} rank{'s go' if ranks > 1 else ' goes'} on after step {done}"
         self.report.say(f"{'; '.join(loss['how'] for loss in news)}; the other {left}")
         self.report.begin(done)
+
+    def left_unwritten(self, done: int) -> list[dict[str, Any]]:
+        """Logged steps up to `done` that a lost rank 0 may not have written: what those who are left know of them."""
+        recent = self.before_them.recent if self.before_them else ()
+        ours = {line["step"]: part for line, part in recent if line and line["step"] <= done}
+        everyone = self.job.comm.allgather([[step, part] for step, part in ours.items()])
+        parts = [dict(theirs) for theirs in everyone]
+        lines = [line for line, _ in recent if line and all(line["step"] in theirs for theirs in parts)]
+        return [self.completed(line, [theirs[line["step"]] for theirs in parts]) for line in lines]
 
     def summary(self, scores):
         return super().summary(scores) | {"losses": self.losses}

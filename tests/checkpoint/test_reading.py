@@ -127,7 +127,7 @@ UNLIKELY = {
         {"rank-0.safetensors": ""}, {"": ""},
     ],
     "collective": [3, ["ring"]],
-    "validation_loss_before": ["0", [], {}],
+    "validation_loss_before": ["0", [], {}, 10**400, 3],
     "last": [3, []],
     "diagnostics": [3, "noise"],
     "options": [3, "lr"],

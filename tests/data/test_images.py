@@ -73,7 +73,7 @@ def test_too_long_files_are_named(tmp_path):
     write(tmp_path, "train", 9)
     path = tmp_path / "train-labels-idx1-ubyte"
     path.write_bytes(path.read_bytes() + b"\0")
-    refused(tmp_path, "its header says 9 bytes, 10 follow", path.name)
+    refused(tmp_path, "its header says 9 bytes, more than 9 follow", path.name)
 
 
 @pytest.mark.parametrize("magic", [b"\x89PNG", b"\0\0\x0d\x03", b"\0\0\x08\x01", b"\0\1\x08\x03"])

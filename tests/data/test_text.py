@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mpidp.data import Request, load, text
-from mpidp.data.text import SourceCodeOptions, TextOptions, TokenFileOptions, Windows
+from mpidp.data import Request, load, token_files
+from mpidp.data.text import SourceCodeOptions, TextOptions
+from mpidp.data.token_files import TokenOptions
+from mpidp.data.windows import Windows
 from mpidp.errors import UserError
 
 SHORT = Request(context=4, validation_fraction=0.25)
@@ -204,18 +206,18 @@ def test_token_files_with_a_decoder(tmp_path):
     path, decoder = tmp_path / "tokens.npy", tmp_path / "bytes.json"
     decoder.write_text('{"type": "bytes"}')
     np.save(path, np.frombuffer(b"hello world, hello mpi", np.uint8))
-    data = load(str(path), TokenFileOptions(decoder=str(decoder)), SHORT)
+    data = load(str(path), TokenOptions(decoder=str(decoder)), SHORT)
     assert (
         data.schema.outputs == 256 and data.tokenizer.decode(data.train.batch(np.array([0]))[0][0]) == "hell"
     )
     np.save(path, np.arange(300))
-    with pytest.raises(UserError, match="token id 299 is beyond the 256 tokens of --decoder"):
-        load(str(path), TokenFileOptions(decoder=str(decoder)), SHORT)
+    with pytest.raises(UserError, match="token 256 is 256: beyond the 256 tokens of --decoder"):
+        load(str(path), TokenOptions(decoder=str(decoder)), SHORT)
 
 
 @pytest.mark.parametrize("block", [4, 1 << 22])
 def test_negative_and_huge_token_ids_are_refused(tmp_path, monkeypatch, block):
-    monkeypatch.setattr(text, "_BLOCK", block)
+    monkeypatch.setattr(token_files, "BLOCK", block)
     path = tmp_path / "tokens.npy"
     tokens = np.arange(40)
     tokens[31] = -5
@@ -224,5 +226,5 @@ def test_negative_and_huge_token_ids_are_refused(tmp_path, monkeypatch, block):
         load(str(path), None, SHORT)
     tokens[31] = 2**31
     np.save(path, tokens)
-    with pytest.raises(UserError, match="token id 2147483648 is too large"):
+    with pytest.raises(UserError, match="token 31 is 2147483648: too large: ids must be below"):
         load(str(path), None, SHORT)

@@ -28,7 +28,7 @@ def test_bytes_round_trip_through_json():
 
 def test_bpe_encodes_any_text_in_fewer_tokens():
     pytest.importorskip("tokenizers", reason="needs the extra 'text'")
-    bpe = train_bpe(TEXT, 300)
+    bpe = train_bpe([TEXT], 300)
     ids = bpe.encode(TEXT)
     assert ids.dtype == np.int32 and 256 < bpe.size <= 300
     assert len(ids) < len(TEXT.encode()) / 3 and ids.min() >= 0 and ids.max() < bpe.size
@@ -39,7 +39,7 @@ def test_bpe_encodes_any_text_in_fewer_tokens():
 
 def test_bpe_is_the_same_on_every_rank_and_survives_json(tmp_path):
     pytest.importorskip("tokenizers", reason="needs the extra 'text'")
-    one, two = train_bpe(TEXT, 320), train_bpe(TEXT, 320)
+    one, two = train_bpe([TEXT], 320), train_bpe([TEXT], 320)
     assert one.to_json() == two.to_json()
     path = tmp_path / "tokenizer.json"
     path.write_text(one.to_json())
@@ -50,7 +50,7 @@ def test_bpe_is_the_same_on_every_rank_and_survives_json(tmp_path):
 
 def test_long_texts_are_encoded_in_pieces(monkeypatch):
     pytest.importorskip("tokenizers", reason="needs the extra 'text'")
-    bpe = train_bpe(TEXT, 300)
+    bpe = train_bpe([TEXT], 300)
     monkeypatch.setattr("mpidp.data.tokenizer._PIECE", 100)
     assert bpe.decode(bpe.encode(TEXT + "no end of line")) == TEXT + "no end of line"
 
@@ -60,7 +60,7 @@ def test_a_missing_library_is_named_with_its_extra(monkeypatch):
     with pytest.raises(
         UserError, match=r"--tokenizer bpe needs the tokenizers library: pip install 'mpidp\[text\]'"
     ):
-        train_bpe(TEXT, 300)
+        train_bpe([TEXT], 300)
 
 
 @pytest.mark.parametrize(

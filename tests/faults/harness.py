@@ -34,8 +34,8 @@ SYNCS = {
     "server": ["--servers", "1"],
     "averaging": ["--collective", "ring", "--period", "3", "--outer", "sgd"],
     "streaming": ["--collective", "ring", "--period", "6", "--compress", "int8"],
-    "elastic": ["--period", "3"],
-    "gossip": ["--graph", "random", "--mixing", "push-sum"],
+    "elastic": ["--collective", "ring", "--period", "3"],
+    "gossip": ["--collective", "ring", "--graph", "random", "--mixing", "push-sum"],
     "onesided": [],
     "none": ["--collective", "ring"],
 }
@@ -177,16 +177,8 @@ def launch(
         code = f"import sys; from mpidp.launch.__main__ import main; sys.exit(main(sys.argv[1:], {program}))"
         command = [sys.executable, "-c", code, "-n", str(RANKS), "--backoff", "0.05", "--", *arguments]
     else:
-        command = [
-            find_mpiexec(),
-            "-n",
-            str(RANKS),
-            sys.executable,
-            *program,
-            *arguments,
-            "--on-failure",
-            policy,
-        ]
+        arguments += ["--on-failure", policy, *(["--copy-every", "2"] if policy == "shrink" else [])]
+        command = [find_mpiexec(), "-n", str(RANKS), sys.executable, *program, *arguments]
     mark = uuid.uuid4().hex
     environment = launch_environment(fault.to_env()) | {MARK: mark}
     if policy == "shrink":

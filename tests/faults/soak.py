@@ -65,8 +65,8 @@ def page(outcomes: list[Outcome], seconds: float, arguments: list[str]) -> str:
         f"{RANKS} ranks, each with one rank killed by SIGKILL, in {seconds:.0f} s. {found.vendor} {found.version}, "
         f"Python {platform.python_version()}, {platform.machine()}, {len(cores())} cores.",
         "",
-        "A run counts as survived where it finished with exit code 0 (under abort: ended with the cause named), left no",
-        "process and (but under abort, where MPICH does) nothing in /dev/shm, and its result has the bits of an",
+        "A run counts as survived where it finished with exit code 0 (under abort: ended with the cause named), left",
+        "no process and (but under abort, where MPICH does) nothing in /dev/shm, and its result has the bits of an",
         "uninterrupted run (restart) or, under shrink and where a strategy's bits depend on who is late, a validation",
         f"loss that is no further from that run's than {BOUND:.0%} of what training gained. `{OUTSIDE}`: at a random",
         "moment, from outside.",
