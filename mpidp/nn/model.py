@@ -227,7 +227,8 @@ class Model:
             layer.tell = tell
         for dropout in self._dropouts:
             dropout.draw(key, slots)
-        loss, dy = self.loss.value_and_gradient(self._forward(x), self.xp.asarray(y), scale)
+        value, dy = self.loss.value_and_gradient(self._forward(x), self.xp.asarray(y), scale)
+        loss = number(value)  # a device is waited for: nothing may be announced of a loss that is not finite
         if not math.isfinite(loss):
             raise NotFinite(f"the loss is {loss}")
         for layer in reversed(self.stack):
@@ -235,7 +236,7 @@ class Model:
                 break
             dy = layer.backward(dy)
             tell(layer)
-        return number(loss)
+        return loss
 
     def _adding(self, held: Sequence[Array], ready: Ready) -> Ready:
         """`ready`, after the earlier parts' gradients have been added."""
