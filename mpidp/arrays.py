@@ -22,6 +22,11 @@ def to_host(x: Array) -> np.ndarray:
     return x if isinstance(x, np.ndarray) else x.get()
 
 
+def number(x: Any) -> float:
+    """The one number in `x`, on the host: on a device this waits until it is computed."""
+    return float(x.get()) if hasattr(x, "get") else float(x)
+
+
 ALIGNMENT = 64  # bytes: a line of the cache, and the longest vector register
 
 

@@ -17,6 +17,7 @@ from mpidp.config import Config
 from mpidp.data import Data, Request
 from mpidp.data import load as load_data
 from mpidp.data.split import SPLITS, Split
+from mpidp.device import CPU, opened
 from mpidp.diagnostics import Diagnostics
 from mpidp.errors import UserError
 from mpidp.machine import pin_threads, usable_cores
@@ -141,11 +142,13 @@ def build(config: Config, comm: Communicator, resumed: Resumed | None = None) ->
     np.setbufsize(SHORT_BUFFERS)
     spin_if_alone(comm, usable_cores())
     dtype = arithmetic.vectors_dtype(run.dtype)
-    if (
-        run.blas == arithmetic.AUTO
-    ):  # recorded, since a resumed run has the same bits with the same library alone
+    place = together(comm, lambda: opened(run.device, run.blas, run.dtype, comm))
+    if run.device == CPU and run.blas == arithmetic.AUTO:
+        # Recorded, since a resumed run has the same bits with the same library alone.
         run.blas = from_rank_0(comm, lambda: arithmetic.faster(run.dtype))
-    products = together(comm, lambda: arithmetic.products(run.blas, run.dtype))
+    products = together(
+        comm, lambda: arithmetic.products(run.blas, run.dtype) if run.device == CPU else place.products()
+    )
     strategy_type = STRATEGIES[run.sync]
     workers = together(comm, lambda: strategy_type.count_workers(comm.size, config.sync))
     request = Request(
@@ -160,20 +163,20 @@ def build(config: Config, comm: Communicator, resumed: Resumed | None = None) ->
     together(comm, lambda: require_divisor(run.reproducible, comm.size))
     split = together(comm, lambda: make_split(config, data, run.reproducible or workers))
     model = together(comm, lambda: MODELS[run.model].build(config.model, data.schema, dtype))
-    together(comm, lambda: require_memory(model, strategy_type, config, comm))
+    together(comm, lambda: require_memory(model, strategy_type, config, comm, place))
     steps = run.steps or run.epochs * split.steps_per_epoch
     if resumed:
         require_the_rest(resumed, steps, data)
-    sync = comm.Dup()
+    sync = place.communicator(comm.Dup())
     by_route = strategy_type.by_route(config.sync)
-    route = choose_route(config, comm, model.size, dtype, resumed) if by_route else None
+    route = choose_route(config, sync, model.size, dtype, resumed) if by_route else None
     encoding = COMPRESSORS[run.compress]
     optimizer = OPTIMIZERS[run.optimizer]
     setup = Setup(
         comm=sync,
         size=model.size,
         dtype=dtype,
-        xp=np,
+        xp=place.xp,
         optimizer=lambda lo, hi, like: optimizer(config.optimizer, model.parameters, lo, hi, like),
         collective=COLLECTIVES[route.name] if route else None,
         clip=run.clip,
@@ -183,7 +186,7 @@ def build(config: Config, comm: Communicator, resumed: Resumed | None = None) ->
     )
     strategy = together(comm, lambda: strategy_type(setup, config.sync))
     model.bind(*strategy.allocate(), products)
-    together(comm, lambda: require_working_memory(model, data, split, strategy, run, comm))
+    together(comm, lambda: require_working_memory(model, data, split, strategy, run, comm, place))
     goes_on = resumed is not None
     diagnostics = together(comm, lambda: Diagnostics(run, steps, strategy, comm, goes_on))
     late = together(comm, lambda: lag(run.slow, strategy, goes_on))

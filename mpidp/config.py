@@ -20,6 +20,7 @@ from mpidp.collectives import AUTO, COLLECTIVES
 from mpidp.compression import COMPRESSORS, PLAIN
 from mpidp.data import PATHS, SOURCES, find
 from mpidp.data.split import SPLITS
+from mpidp.device import DeviceOptions
 from mpidp.diagnostics import DiagnosticOptions
 from mpidp.errors import UserError
 from mpidp.failure_options import FailureOptions
@@ -31,7 +32,7 @@ from mpidp.strategies import STRATEGIES
 
 
 @dataclass
-class RunOptions(DiagnosticOptions, CheckpointOptions, NumberOptions, FailureOptions):
+class RunOptions(DiagnosticOptions, CheckpointOptions, NumberOptions, FailureOptions, DeviceOptions):
     """What is chosen, how long and how it is trained, and what is written where."""
 
     model: str = option("gpt", "what to train", choices=MODELS)
@@ -113,7 +114,7 @@ GROUPS = {
     "numbers gone bad": tuple(f.name for f in fields(NumberOptions)),
     "when a rank is lost": tuple(f.name for f in fields(FailureOptions)),
     "diagnostics": tuple(f.name for f in fields(DiagnosticOptions)),
-    "machine": ("threads", "blas", "timeout"),
+    "machine": ("device", "threads", "blas", "timeout"),
 }  # fmt: skip
 
 MAY_CHANGE = {

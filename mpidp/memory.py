@@ -1,4 +1,4 @@
-"""Does a run fit into the free memory of its hosts?"""
+"""Does a run fit into the free memory of its hosts, or of its devices?"""
 
 import math
 import socket
@@ -8,6 +8,7 @@ from mpidp.compression import COMPRESSORS
 from mpidp.config import Config, RunOptions
 from mpidp.data import Data
 from mpidp.data.split import Split
+from mpidp.device import Device
 from mpidp.errors import UserError
 from mpidp.machine import memory_available
 from mpidp.nn import Model
@@ -21,8 +22,10 @@ def free_share(comm: Communicator) -> int | None:
     return None if free is None else free // hosts.count(hosts[comm.rank])
 
 
-def require_memory(model: Model, strategy: type[Strategy], config: Config, comm: Communicator) -> None:
-    """Raise UserError where the flat vectors of the ranks on this host alone exceed its free memory."""
+def require_memory(
+    model: Model, strategy: type[Strategy], config: Config, comm: Communicator, place: Device
+) -> None:
+    """Raise UserError where the flat vectors alone of the ranks on this host, or device, exceed its free memory."""
     states = OPTIMIZERS[config.run.optimizer].state_vectors(config.optimizer)
     vectors = 1 + strategy.gradient_share(comm.size, config.sync) + strategy.extra_vectors(config.sync)
     vectors += states * strategy.optimizer_share(comm.size)
@@ -36,13 +39,20 @@ def require_memory(model: Model, strategy: type[Strategy], config: Config, comm:
         f"--model {config.run.model} has {model.size:,} parameters: {vectors:g} vectors of {model.dtype}",
         "a smaller model, fewer ranks a host",
         comm,
+        place,
     )
 
 
 def require_working_memory(
-    model: Model, data: Data, split: Split, strategy: Strategy, run: RunOptions, comm: Communicator
+    model: Model,
+    data: Data,
+    split: Split,
+    strategy: Strategy,
+    run: RunOptions,
+    comm: Communicator,
+    place: Device,
 ) -> None:
-    """Raise UserError where what the layers work in exceeds the free memory of this host."""
+    """Raise UserError where what the layers work in exceeds the free memory of this host, or device."""
     share = max(1, run.batch_size // split.workers)
     count = min(share, run.micro_batch or share)
     try:
@@ -55,11 +65,19 @@ def require_working_memory(
         f"--model {run.model} on {count} sample(s) of {shape} at a time: its buffers",
         f"a smaller {'--micro-batch' if count > 1 else 'model or --context'}, fewer ranks a host",
         comm,
+        place,
     )
 
 
-def require_free(need: float, what: str, cure: str, comm: Communicator) -> None:
-    """Raise UserError where `need` bytes for each rank on this host are more than is free."""
+def require_free(need: float, what: str, cure: str, comm: Communicator, place: Device) -> None:
+    """Raise UserError where `need` bytes for each rank on this host, or its device, are more than is free."""
+    if place.free is not None and need > place.free:
+        raise UserError(
+            f"{what} are {need / 2**30:.1f} GiB, more than the {place.free / 2**30:.1f} GiB that this rank may take of "
+            f"{place.about}: {cure}, or a GPU"
+        )
+    if place.free is not None:
+        return
     here = socket.gethostname()
     everyone = [need for host, need in comm.allgather([here, need]) if host == here]
     free = memory_available()

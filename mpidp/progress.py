@@ -231,7 +231,7 @@ class Progress:
         ours = [
             traffic.messages,
             traffic.bytes,
-            traffic.shared_bytes,
+            (traffic.shared_bytes, traffic.staged_bytes),
             self.clock.seconds,
             self.clock.communication,
             self.clock.waiting,
@@ -276,7 +276,8 @@ class Progress:
             "weight_error": weight_error(job),
             "messages_sent": list(messages),
             "bytes_sent": list(sent),
-            "shared_bytes": list(shared),
+            "shared_bytes": [read for read, _ in shared],
+            "staged_bytes": [copied for _, copied in shared] if run.device != "cpu" else None,
             **by_rank(seconds, communication, waiting, strategy.workers),
             "params_sha256": hashes[0],
             "resumed_from": self.resumed_from,

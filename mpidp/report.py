@@ -212,6 +212,10 @@ def summary_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     if any(facts["shared_bytes"]):
         sent += f"; {span(facts['shared_bytes'])} bytes through shared memory"
     rows.append(("sent by a rank", sent))
+    if "staged_bytes" in facts:
+        rows.append(
+            ("through the host", f"{span(facts['staged_bytes'])} bytes copied by a rank, page-locked")
+        )
     if "staleness" in facts:
         rows.append(("staleness of gradients", shares(facts["staleness"], facts["staleness_mean"])))
     if "dropped_gradients" in facts:

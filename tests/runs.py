@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from mpidp.arrays import to_host
 from mpidp.collectives import COLLECTIVES, broadcast
 from mpidp.comm import Communicator, run_ranks
 from mpidp.compression import COMPRESSORS, PLAIN
@@ -80,7 +81,7 @@ class Run:
             comm=comm.Dup(),
             size=self.model.size,
             dtype=np.dtype(dtype),
-            xp=np,
+            xp=comm.xp,
             optimizer=lambda lo, hi, like: kind(kind.Options(**chosen), self.model.parameters, lo, hi, like),
             collective=COLLECTIVES[collective],
             clip=clip,
@@ -111,9 +112,9 @@ class Run:
         return self
 
     def merged(self) -> np.ndarray:
-        out = np.full_like(self.strategy.params, np.nan)
+        out = self.strategy.setup.xp.full_like(self.strategy.params, np.nan)
         self.strategy.merge(out)
-        return out
+        return to_host(out)
 
 
 def options(name: str, case: int | dict) -> Any:

@@ -19,8 +19,8 @@ Allocate = Callable[[Communicator, int, np.dtype], Array]
 
 
 def private(comm: Communicator, n: int, dtype: np.dtype) -> Array:
-    """A vector of n zeros in this rank's own memory."""
-    return zeros(np, n, dtype)
+    """A vector of n zeros in this rank's own memory, on the host or on its device."""
+    return zeros(comm.xp, n, dtype)
 
 
 def anywhere(comm: Communicator, dtype: np.dtype) -> str | None:
@@ -32,7 +32,13 @@ def addable(comm: Communicator, dtype: np.dtype) -> str | None:
 
 
 def on_one_host(comm: Communicator, dtype: np.dtype) -> str | None:
-    return None if comm.on_one_host() else "the ranks are on several hosts, which share no memory"
+    return on_host(comm, dtype) or (
+        None if comm.on_one_host() else "the ranks are on several hosts, which share no memory"
+    )
+
+
+def on_host(comm: Communicator, dtype: np.dtype) -> str | None:
+    return None if comm.xp is np else "it sums in memory of the host, and this run's vectors lie on a device"
 
 
 def of_size(cost: Callable[[int, int, int, Bytes], tuple[int, int]]) -> Cost:
@@ -125,7 +131,7 @@ COLLECTIVES = {
         Collective(
             "hierarchical", hierarchical.allreduce, hierarchical.reduce_scatter, hierarchical.all_gather,
             hierarchical.cost, hierarchical.scatter_cost, hierarchical.gather_cost,
-            hierarchical.allocate, hierarchical.allocate_common,
+            hierarchical.allocate, hierarchical.allocate_common, on_host,
             lanes=1, alike=hierarchical.alike,  # one: all ranks of a host must come to its barriers in one order
             bounds=hierarchical.bounds, coded_reduce_scatter=hierarchical.coded_reduce_scatter,
             coded_all_gather=hierarchical.coded_all_gather,

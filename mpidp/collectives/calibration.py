@@ -124,7 +124,7 @@ def medians(
     comm: Communicator, names: Iterable[str], n: int, dtype: np.dtype, rounds: int
 ) -> dict[str, float]:
     routes = {name: COLLECTIVES[name] for name in names}
-    scratch = np.zeros(max(route.scratch(n, comm.size) for route in routes.values()), dtype)
+    scratch = comm.xp.zeros(max(route.scratch(n, comm.size) for route in routes.values()), dtype)
     buffers = {name: route.allocate(comm, n, dtype) for name, route in routes.items()}
     times: dict[str, list[float]] = {name: [] for name in routes}
     for turn in range(rounds + 1):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,6 +30,7 @@ class Traffic:
     messages: int = 0
     bytes: int = 0
     shared_bytes: int = 0  # read from or written into other ranks' memory, with no message
+    staged_bytes: int = 0  # copied between a device and the host, in both directions
     seconds_waiting: float = 0.0
 
     def copy(self) -> "Traffic":
@@ -55,6 +56,7 @@ class Communicator(Waiting, Objects, Memory):
 
     spin = SHORT_SPIN
     library = ""  # whose messages these are: name and version
+    xp: Any = np  # the array module in whose memory the vectors lie that are sent
 
     def __init__(self, rank: int, size: int, timeout: float = 600.0):
         self.rank = rank

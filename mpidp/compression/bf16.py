@@ -1,5 +1,7 @@
 """bfloat16: the upper half of a float32, 8 bits of significand and float32's range."""
 
+import numpy as np
+
 from mpidp.compression.codec import Codec, chunks
 from mpidp.nn.kernels.products import pack
 
@@ -16,7 +18,11 @@ class Bf16(Codec):
         return 2 * n
 
     def encode(self, x, payload, turn):
-        pack(x.astype(self.xp.float32, copy=False), payload[: 2 * len(x)].view(self.xp.uint16))
+        x, upper = x.astype(self.xp.float32, copy=False), payload[: 2 * len(x)].view(self.xp.uint16)
+        if self.xp is np:
+            return pack(x, upper)
+        bits = x.view(self.xp.uint32)  # and what carries into the upper half, as in `pack`
+        upper[...] = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16
 
     def decode(self, payload, out):
         upper = payload[: 2 * len(out)].view(self.xp.uint16)

@@ -20,15 +20,15 @@ class SoftmaxCrossEntropy(Loss):
         self.kernels = kernels_for(arena.xp)
         self.losses = arena.empty((self.rows[0],))
 
-    def value(self, z: Array, y: Array) -> float:
+    def value(self, z: Array, y: Array) -> Array:
         self.kernels.softmax_cross_entropy(z.reshape(self.rows), y.reshape(-1), self.losses)
-        return float(self.losses.sum(dtype="f8")) / self.tokens
+        return self.losses.sum(dtype="f8") / self.tokens
 
-    def value_and_gradient(self, z: Array, y: Array, scale: float) -> tuple[float, Array]:
+    def value_and_gradient(self, z: Array, y: Array, scale: float) -> tuple[Array, Array]:
         self.kernels.softmax_cross_entropy(
             z.reshape(self.rows), y.reshape(-1), self.losses, scale / self.tokens
         )
-        return float(self.losses.sum(dtype="f8")) / self.tokens, z
+        return self.losses.sum(dtype="f8") / self.tokens, z
 
-    def correct(self, z: Array, y: Array) -> float:
-        return float((z.argmax(axis=-1) == y).sum()) / self.tokens
+    def correct(self, z: Array, y: Array) -> Array:
+        return (z.argmax(axis=-1) == y).sum() / self.tokens

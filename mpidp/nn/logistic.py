@@ -14,15 +14,15 @@ class LogisticLoss(Loss):
         self.xp = arena.xp
         self.work = arena.empty((shape[0],))
 
-    def value(self, z: Array, y: Array) -> float:
+    def value(self, z: Array, y: Array) -> Array:
         xp, z, work = self.xp, z.reshape(-1), self.work
         xp.abs(z, out=work)
         xp.negative(work, out=work)
         xp.exp(work, out=work)
         xp.log1p(work, out=work)
-        return float((work + xp.maximum(z, 0) - y * z).sum(dtype="f8"))
+        return (work + xp.maximum(z, 0) - y * z).sum(dtype="f8")
 
-    def value_and_gradient(self, z: Array, y: Array, scale: float) -> tuple[float, Array]:
+    def value_and_gradient(self, z: Array, y: Array, scale: float) -> tuple[Array, Array]:
         loss = self.value(z, y)
         xp, column = self.xp, z.reshape(-1)
         xp.multiply(column, 0.5, out=column)
@@ -33,5 +33,5 @@ class LogisticLoss(Loss):
         column *= scale
         return loss, z
 
-    def correct(self, z: Array, y: Array) -> float:
-        return float(((z.reshape(-1) > 0) == (y > 0)).sum())
+    def correct(self, z: Array, y: Array) -> Array:
+        return ((z.reshape(-1) > 0) == (y > 0)).sum()

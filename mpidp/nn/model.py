@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mpidp.arrays import Array, array_module
+from mpidp.arrays import Array, array_module, number
 from mpidp.nn.accumulation import Adder, InOrder
 from mpidp.nn.dropout import Dropout
 from mpidp.nn.kernels.products import Products
@@ -25,24 +25,25 @@ class NotFinite(ArithmeticError):
 class Loss:
     """The last stage: per-sample losses of predictions `z` against targets `y`.
 
-    A sample is one row of the batch (for text: one sequence, whose loss is the mean over its T tokens).
+    A sample is one row of the batch (for text: one sequence, whose loss is the mean over its T tokens). Numbers are
+    left where they are computed, for a device goes on while nobody asks for them.
     """
 
     def plan(self, shape: tuple[int, ...], arena: Arena) -> None:
         """Cut every buffer for predictions of that shape (the first axis is the batch)."""
 
-    def value(self, z: Array, y: Array) -> float:
+    def value(self, z: Array, y: Array) -> Array:
         """Σ_i loss_i over the samples of the batch (not the mean: means are taken over the *global* batch).
 
         May overwrite z.
         """
         raise NotImplementedError
 
-    def value_and_gradient(self, z: Array, y: Array, scale: float) -> tuple[float, Array]:
+    def value_and_gradient(self, z: Array, y: Array, scale: float) -> tuple[Array, Array]:
         """Σ_i loss_i, and dz = scale · d(Σ_i loss_i)/dz, which may be written over z."""
         raise NotImplementedError
 
-    def correct(self, z: Array, y: Array) -> float | None:
+    def correct(self, z: Array, y: Array) -> Array | None:
         """How many predictions are right (for text: tokens/T, so a float); None where the notion is void.
 
         Leaves z as it is.
@@ -175,7 +176,7 @@ class Model:
         z = self.predict(x)
         y = self.xp.asarray(y)
         correct = self.loss.correct(z, y)
-        return self.loss.value(z, y), correct
+        return number(self.loss.value(z, y)), None if correct is None else number(correct)
 
     def working_memory(self, shape: tuple[int, ...]) -> int:
         """Bytes of all buffers for inputs of this shape (the first axis is the batch), without providing them.
@@ -226,7 +227,8 @@ class Model:
             layer.tell = tell
         for dropout in self._dropouts:
             dropout.draw(key, slots)
-        loss, dy = self.loss.value_and_gradient(self._forward(x), self.xp.asarray(y), scale)
+        value, dy = self.loss.value_and_gradient(self._forward(x), self.xp.asarray(y), scale)
+        loss = number(value)  # a device is waited for: nothing may be announced of a loss that is not finite
         if not math.isfinite(loss):
             raise NotFinite(f"the loss is {loss}")
         for layer in reversed(self.stack):

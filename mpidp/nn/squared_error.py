@@ -11,12 +11,12 @@ class MeanSquaredError(Loss):
         self.xp = arena.xp
         self.shape = shape
 
-    def value(self, z: Array, y: Array) -> float:
+    def value(self, z: Array, y: Array) -> Array:
         self.xp.subtract(z, y.reshape(self.shape), out=z)
         flat = z.reshape(-1)
-        return float(self.xp.dot(flat, flat)) / self.shape[-1]
+        return self.xp.dot(flat, flat) / self.shape[-1]
 
-    def value_and_gradient(self, z: Array, y: Array, scale: float) -> tuple[float, Array]:
+    def value_and_gradient(self, z: Array, y: Array, scale: float) -> tuple[Array, Array]:
         loss = self.value(z, y)
         self.xp.multiply(z, 2 * scale / self.shape[-1], out=z)
         return loss, z

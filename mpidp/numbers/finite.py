@@ -2,7 +2,7 @@
 
 import math
 
-from mpidp.arrays import Array, array_module
+from mpidp.arrays import Array, array_module, number
 
 BLOCK = 1 << 20  # elements that are looked at one by one at a time
 
@@ -13,7 +13,7 @@ def finite(vector: Array) -> bool:
     Its square says so in one pass, which for a gradient that has just been written reads the cache; only where the
     square itself overflows are elements looked at.
     """
-    if math.isfinite(vector.dot(vector)):
+    if math.isfinite(number(vector.dot(vector))):
         return True
     xp = array_module(vector)
     return all(bool(xp.isfinite(vector[lo : lo + BLOCK]).all()) for lo in range(0, len(vector), BLOCK))

@@ -7,7 +7,7 @@ from functools import cache
 
 import numpy as np
 
-from mpidp.arrays import Array, array_module
+from mpidp.arrays import Array, array_module, number
 
 BLOCK = 1 << 16
 
@@ -15,7 +15,7 @@ BLOCK = 1 << 16
 def squared_norm(grads: Array) -> float:
     """Σ gᵢ² of a flat vector: products in its own type by blocks, their sums in float64."""
     if array_module(grads) is not np:
-        return float(_device_squared_norm()(grads))
+        return number(_device_squared_norm()(grads))
     return sum(
         (float(np.dot(b, b)) for b in (grads[a : a + BLOCK] for a in range(0, len(grads), BLOCK))), 0.0
     )

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from mpidp.arrays import Array
+from mpidp.arrays import Array, number
 from mpidp.strategies.base import Setup, Step, Strategy
 
 GRADIENT, DOTS = 0, 1  # message tags
@@ -111,7 +111,7 @@ class Adasum(Strategy):
         for lo in range(0, len(a), BLOCK):
             x, y = (d[: min(BLOCK, len(a) - lo)] for d in self.doubles)
             x[...], y[...] = a[lo : lo + BLOCK], b[lo : lo + BLOCK]
-            ab, aa, bb = ab + float(x @ y), aa + float(x @ x), bb + float(y @ y)
+            ab, aa, bb = ab + number(x @ y), aa + number(x @ x), bb + number(y @ y)
         return ab, aa, bb
 
     def exact(self) -> bool:

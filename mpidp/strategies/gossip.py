@@ -6,7 +6,7 @@ from itertools import chain
 
 import numpy as np
 
-from mpidp.arrays import zeros
+from mpidp.arrays import number, zeros
 from mpidp.comm import Steps, UnderWay
 from mpidp.errors import UserError
 from mpidp.options import option
@@ -191,7 +191,7 @@ class Gossip(Strategy):
         gap = spectral_gap(self.graph, self.comm.size)
         figures = {"graph": self.graph.name, "graph_degree": self.degree, "spectral_gap": gap}
         if self.weighted:
-            figures["push_sum_weights"] = self.comm.allgather(float(self.mass[-1]))
+            figures["push_sum_weights"] = self.comm.allgather(number(self.mass[-1]))
         return figures
 
     def rules(self):

@@ -25,10 +25,15 @@ HUGE_PAGE = (
 class Pages:
     """A vector of n zeros whose memory the system provides as it is written to, and takes back by `release`.
 
-    Raises UserError on systems other than Linux: elsewhere `madvise` need not take pages back at once.
+    Raises UserError on systems other than Linux: elsewhere `madvise` need not take pages back at once; and on a device.
     """
 
-    def __init__(self, n: int, dtype: Any):
+    def __init__(self, xp: Any, n: int, dtype: Any):
+        if xp is not np:
+            raise UserError(
+                "--stage 2 gives the memory of gradients back page by page, which a device's memory does not: choose "
+                "--stage 1"
+            )
         if sys.platform != "linux":
             raise UserError(
                 "--stage 2 gives the memory of gradients back to the system as only Linux takes it: choose --stage 1"

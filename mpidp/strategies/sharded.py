@@ -71,7 +71,7 @@ class Sharded(Strategy):
             self.route = setup.collective
             self.make_sum()
         else:
-            self.route, self.pages = STRAIGHT, Pages(n, setup.dtype)
+            self.route, self.pages = STRAIGHT, Pages(setup.xp, n, setup.dtype)
             length = math.ceil((options.bucket_mib or BUCKET_MIB) * 2**20 / self.pages.itemsize)
             parts = [self.route.part(n, size, rank) for rank in range(size)]
             self.sum = ToOwners(self.comm, self.pages, parts, length)

@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from mpidp.arrays import Array
+from mpidp.arrays import Array, array_module
 from mpidp.comm import Communicator
 from mpidp.compression import Sum
 from mpidp.errors import RunError
@@ -65,7 +65,13 @@ class Stateful:
         """
         same = saved.ranks == self.comm.size and not saved.lost
         arrays = saved.own() if same else self.regroup(saved)
-        require_fit(arrays, self.saved(whole=True))
+        kept = self.saved(whole=True)
+        require_fit(arrays, kept)
+        for name, array in arrays.items():
+            if name in kept:
+                arrays[name] = array_module(kept[name]).asarray(
+                    array
+                )  # to the device, where it is kept there
         self.params[...] = arrays["params"]
         self.load_state(unprefixed("state", arrays))
 

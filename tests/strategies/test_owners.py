@@ -38,7 +38,7 @@ def present(array: np.ndarray) -> np.ndarray:
 
 
 def test_pages_come_with_writing_and_go_with_release():
-    pages = Pages(N, np.float64)
+    pages = Pages(np, N, np.float64)
     assert not present(pages.vector).any() and pages.vector.ctypes.data % HUGE_PAGE == 0
     pages.vector[...] = 1
     assert present(pages.vector).all()
@@ -57,7 +57,7 @@ def test_sums_in_rank_order_whoever_is_first(ranks, length):
     """Ranks announce different slices at different times; one announces all at once."""
 
     def body(comm):
-        pages, mine = Pages(N, np.float64), chunks(comm.size)[comm.rank]
+        pages, mine = Pages(np, N, np.float64), chunks(comm.size)[comm.rank]
         summing = ToOwners(comm, pages, chunks(comm.size), length)
         rng = np.random.default_rng(comm.rank)
         for _ in range(3):
@@ -85,7 +85,7 @@ def test_only_the_own_chunk_keeps_memory(ranks):
     """But for the pages that a chunk's bound cuts in two."""
 
     def body(comm):
-        pages = Pages(N, np.float64)
+        pages = Pages(np, N, np.float64)
         summing = ToOwners(comm, pages, chunks(comm.size), PAGE)
         pages.vector[...] = vector(comm.rank)
         summing.ready(pages.vector, 0)
@@ -102,7 +102,7 @@ def test_no_more_is_held_than_there_are_lanes():
     """A rank that is far ahead of the owner waits, in `ready`, until there is room."""
 
     def body(comm):
-        pages = Pages(N, np.float64)
+        pages = Pages(np, N, np.float64)
         summing = ToOwners(comm, pages, [slice(0, N), slice(N, N)], PAGE)
         pages.vector[...] = 1
         sends = []
@@ -176,4 +176,4 @@ def test_what_does_not_go_together_is_refused():
 def test_elsewhere_than_on_linux(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
     with pytest.raises(UserError, match="only Linux"):
-        Pages(N, np.float64)
+        Pages(np, N, np.float64)

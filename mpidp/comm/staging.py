@@ -1,0 +1,256 @@
+"""Arrays on a device, sent and received through page-locked memory of the host, with whatever MPI there is.
+
+    send       the stream that computes ─ event → copy stream: device → host  ─ done → message
+    receive    message ─ there → copy stream: host → device  ─ event → the stream that computes waits
+
+Nobody waits but for what it needs: copies are made on a stream of their own while the device computes on, the device's
+work that comes after a `Wait` is held back by an event on the device, and the host asks whether a copy is done in the
+same polls in which it asks for messages. Nothing is sent before the work on it is done.
+Host memory is taken from a pool, so that several messages are under way at once, and taken again when both copy and
+message are done.
+"""
+
+from collections import defaultdict, deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from mpidp.arrays import Array
+from mpidp.comm.communicator import Communicator, Traffic
+from mpidp.comm.memory import Window
+from mpidp.comm.pending import Pending
+
+SMALLEST = 4096  # bytes of a piece of the pool; the others are powers of two above it
+
+
+class Pool:
+    """Page-locked host memory, in pieces that are used again. One to a device and rank."""
+
+    def __init__(self, xp: Any):
+        self.xp = xp
+        self.free: dict[int, list[np.ndarray]] = defaultdict(list)
+        self.copies = xp.cuda.Stream(non_blocking=True)
+        self.arriving: deque[tuple[Any, np.ndarray]] = (
+            deque()
+        )  # (event, piece that is being copied to the device)
+        self.leaving: deque[Sending] = (
+            deque()
+        )  # messages whose copies are on their way to the host, of all communicators
+
+    def take(self, nbytes: int) -> np.ndarray:
+        """At least so many bytes that nobody uses."""
+        while self.arriving and self.arriving[0][0].done:
+            self.give(self.arriving.popleft()[1])
+        size = max(SMALLEST, 1 << (nbytes - 1).bit_length()) if nbytes else SMALLEST
+        if self.free[size]:
+            return self.free[size].pop()
+        return np.frombuffer(self.xp.cuda.alloc_pinned_memory(size), np.uint8, size)
+
+    def give(self, piece: np.ndarray) -> None:
+        self.free[piece.size].append(piece)
+
+    def to_host(self, array: Array) -> tuple[Any, np.ndarray, np.ndarray]:
+        """Start to copy a contiguous device array, as the work on it so far leaves it: (event, piece, copy)."""
+        piece = self.take(array.nbytes)
+        copy = piece[: array.nbytes].view(array.dtype).reshape(array.shape)
+        self.copies.wait_event(self.xp.cuda.get_current_stream().record())
+        array.get(stream=self.copies, out=copy, blocking=False)
+        return self.copies.record(), piece, copy
+
+    def send_copied(self) -> None:
+        """Send what is copied by now, in the order in which it was given."""
+        while self.leaving and self.leaving[0].event.done:
+            self.leaving.popleft().start()
+
+    def to_device(self, piece: np.ndarray, copy: np.ndarray, array: Array) -> None:
+        """Start to copy to the device, before whatever the current stream does next; the piece is given back."""
+        stream = self.xp.cuda.get_current_stream()
+        self.copies.wait_event(stream.record())  # whoever still reads the array is done first
+        array.set(copy, stream=self.copies)
+        event = self.copies.record()
+        stream.wait_event(event)
+        self.arriving.append((event, piece))
+
+
+class StagedCommunicator(Communicator):
+    """The communicator `inner` for device arrays too; arrays on the host go straight to it."""
+
+    def __init__(self, inner: Communicator, xp: Any, pool: Pool | None = None):
+        self.inner, self.xp = inner, xp
+        traffic = inner.traffic
+        super().__init__(inner.rank, inner.size, inner.timeout)
+        self.traffic = traffic
+        self.pool = pool or Pool(xp)
+        self.spin, self.library = inner.spin, inner.library
+
+    @property
+    def traffic(self) -> Traffic:
+        """What `inner` has sent, and besides how much was copied."""
+        return self.inner.traffic
+
+    @traffic.setter
+    def traffic(self, traffic: Traffic) -> None:
+        self.inner.traffic = traffic
+
+    def Isend(self, buffer: Array, dest: int, tag: int = 0) -> Pending:
+        if isinstance(buffer, np.ndarray):
+            return self.inner.Isend(buffer, dest, tag)
+        sending = Sending(self, buffer, lambda copy: self.inner.Isend(copy, dest, tag))
+        return Pending([sending.test], "rank {} to take a message of {} bytes", dest, buffer.nbytes)
+
+    def Irecv(self, buffer: Array, source: int, tag: int = 0) -> Pending:
+        if isinstance(buffer, np.ndarray):
+            return self.inner.Irecv(buffer, source, tag)
+        return self.landing(buffer, lambda copy: self.inner.Irecv(copy, source, tag))
+
+    def landing(self, buffer: Array, start: Callable[[np.ndarray], Pending]) -> Pending:
+        """What `start` receives into host memory, then copied into `buffer`."""
+        require_contiguous(buffer)
+        piece = self.pool.take(buffer.nbytes)
+        copy = piece[: buffer.nbytes].view(buffer.dtype).reshape(buffer.shape)
+        pending = start(copy)
+        self.traffic.staged_bytes += buffer.nbytes
+
+        def landed() -> bool:
+            self.pool.to_device(piece, copy, buffer)
+            return True
+
+        pending.tests = [*pending.tests, landed]
+        return pending
+
+    def Test(self, *pending: Pending) -> bool:
+        """As ever; and whatever is copied by now is sent, in the order in which it was given, whoever is asked for."""
+        self.pool.send_copied()
+        return super().Test(*pending)
+
+    # The library's collectives, each on a copy of the whole buffer
+
+    def Iallreduce(self, buffer: Array) -> Pending:
+        if isinstance(buffer, np.ndarray):
+            return self.inner.Iallreduce(buffer)
+        return self.both_ways(buffer, self.inner.Iallreduce, buffer)
+
+    def Ireduce_scatter(self, buffer: Array, receive: Array, counts: Sequence[int]) -> Pending:
+        if isinstance(buffer, np.ndarray):
+            return self.inner.Ireduce_scatter(buffer, receive, counts)
+        host = np.empty(receive.shape, receive.dtype)
+
+        def start(copy: np.ndarray) -> Pending:
+            return self.inner.Ireduce_scatter(copy, host, counts)
+
+        return self.both_ways(buffer, start, receive, host)
+
+    def Iallgather(self, buffer: Array, counts: Sequence[int]) -> Pending:
+        if isinstance(buffer, np.ndarray):
+            return self.inner.Iallgather(buffer, counts)
+        return self.both_ways(buffer, lambda copy: self.inner.Iallgather(copy, counts), buffer)
+
+    def both_ways(
+        self,
+        source: Array,
+        start: Callable[[np.ndarray], Pending],
+        target: Array,
+        result: np.ndarray | None = None,
+    ) -> Pending:
+        """`start` on a copy of `source`, whose `result` (default: the copy) is then copied into `target`.
+
+        All ranks must start these in one order: the host waits here for the copy, and not in a poll.
+        """
+        require_contiguous(source)
+        event, piece, copy = self.pool.to_host(source)
+        event.synchronize()
+        pending = start(copy)
+        self.traffic.staged_bytes += source.nbytes + target.nbytes
+
+        def landed() -> bool:
+            if result is None:
+                self.pool.to_device(piece, copy, target)
+            else:
+                target.set(result)
+                self.pool.give(piece)
+            return True
+
+        pending.tests = [*pending.tests, landed]
+        return pending
+
+    def Allocate_window(self, n: int, dtype: Any) -> Window:
+        return StagedWindow(self, self.inner.Allocate_window(n, dtype))
+
+    # The rest is that of `inner`
+
+    def Iprobe(self, source: int, tag: int = 0) -> Pending:
+        return self.inner.Iprobe(source, tag)
+
+    def Ibarrier(self) -> Pending:
+        return self.inner.Ibarrier()
+
+    def hosts(self) -> tuple[int, ...]:
+        return self.inner.hosts()
+
+    def _split(self, color: int, key: int) -> Communicator:
+        return StagedCommunicator(self.inner.Split(color, key), self.xp, self.pool)
+
+    def Free_shared(self) -> None:
+        self.inner.Free_shared()
+
+    def Abort(self, code: int) -> None:
+        self.inner.Abort(code)
+
+
+class Sending:
+    """A device array on its way: to the host, then as a message."""
+
+    def __init__(self, comm: StagedCommunicator, buffer: Array, send: Callable[[np.ndarray], Pending]):
+        require_contiguous(buffer)
+        self.comm, self.send = comm, send
+        self.event, self.piece, self.copy = comm.pool.to_host(buffer)
+        self.message: Pending | None = None
+        comm.traffic.staged_bytes += buffer.nbytes
+        comm.pool.leaving.append(self)
+
+    def start(self) -> None:
+        self.message = self.send(self.copy)
+
+    def test(self) -> bool:
+        if self.message is None or not self.comm.inner.Test(self.message):
+            return False
+        self.comm.pool.give(self.piece)
+        return True
+
+
+class StagedWindow(Window):
+    """A window in host memory, read and added to from device arrays."""
+
+    def __init__(self, comm: StagedCommunicator, inner: Window):
+        super().__init__(comm)
+        self.inner = inner
+        self.staged = comm
+
+    def Accumulate(self, buffer: Array, target: int) -> Pending:
+        return self.out(buffer, lambda copy: self.inner.Accumulate(copy, target))
+
+    def Put(self, buffer: Array, target: int) -> Pending:
+        return self.out(buffer, lambda copy: self.inner.Put(copy, target))
+
+    def out(self, buffer: Array, start: Callable[[np.ndarray], Pending]) -> Pending:
+        if isinstance(buffer, np.ndarray):
+            return start(buffer)
+        sending = Sending(self.staged, buffer, start)
+        return Pending([sending.test], "a window to take a copy of {1} bytes", 0, buffer.nbytes)
+
+    def Get(self, buffer: Array, target: int) -> Pending:
+        if isinstance(buffer, np.ndarray):
+            return self.inner.Get(buffer, target)
+        return self.staged.landing(buffer, lambda copy: self.inner.Get(copy, target))
+
+    def Progress(self) -> None:
+        self.inner.Progress()
+
+    def Free(self) -> None:
+        self.inner.Free()
+
+
+def require_contiguous(buffer: Array) -> None:
+    if not buffer.flags.c_contiguous:
+        raise ValueError("a message buffer must be contiguous")

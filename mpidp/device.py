@@ -1,0 +1,95 @@
+"""Where a run's vectors lie and its model is computed: in the host's memory, or on a GPU through CuPy."""
+
+import contextlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mpidp.arithmetic import NUMPY, vectors_dtype
+from mpidp.comm import Communicator
+from mpidp.comm.staging import Pool, StagedCommunicator
+from mpidp.errors import UserError
+from mpidp.nn.kernels.products import Products
+from mpidp.options import option
+
+CPU, CUDA = "cpu", "cuda"
+USABLE = 0.95
+"""Share of a device's free memory that the ranks on it divide: libraries and contexts want the rest."""
+
+
+@dataclass
+class DeviceOptions:
+    device: str = option(
+        CPU, "where the model lives and is trained: the host's memory, or a GPU by CuPy", choices=(CPU, CUDA)
+    )
+
+
+@dataclass
+class Device:
+    """A place for a rank's arrays: the module that makes them, and how a run speaks of it."""
+
+    xp: Any = np
+    about: str = ""
+    free: int | None = None  # bytes that this rank may take there; None: what the host has
+
+    def communicator(self, comm: Communicator) -> Communicator:
+        """`comm` for arrays that lie here."""
+        return comm if self.xp is np else StagedCommunicator(comm, self.xp, Pool(self.xp))
+
+    def products(self) -> Products:
+        """Who multiplies matrices on a GPU."""
+        products = Products(self.xp)
+        products.about = f"products by cuBLAS on {self.about}"
+        return products
+
+
+def opened(device: str, blas: str, dtype: str, comm: Communicator) -> Device:
+    """This rank's device; ranks of one host take its GPUs in turn, and share one where they are more.
+
+    Raises UserError where there is no CuPy, no GPU that it can use, or an option that means nothing there.
+    """
+    if device == CPU:
+        return Device()
+    if blas != "auto" and blas != NUMPY:
+        raise UserError(
+            f"--blas {blas} multiplies on the host, and --device {CUDA} on the GPU: leave one out"
+        )
+    if np.dtype(vectors_dtype(dtype)).name != dtype:
+        raise UserError(
+            f"--dtype {dtype} is made on the host alone so far: with --device {CUDA} choose float32"
+        )
+    cupy, count = usable()
+    neighbours = [rank for rank, host in enumerate(comm.hosts()) if host == comm.hosts()[comm.rank]]
+    number = neighbours.index(comm.rank) % count
+    sharing = len(neighbours[number::count])
+    cupy.cuda.Device(number).use()
+    name = cupy.cuda.runtime.getDeviceProperties(number)["name"].decode()
+    free = int(USABLE * cupy.cuda.Device(number).mem_info[0] / sharing)
+    with contextlib.suppress(AttributeError):
+        cupy.get_default_memory_pool().set_limit(size=free)
+    shared = f", shared by {sharing} ranks" if sharing > 1 else ""
+    return Device(cupy, f"GPU {number} ({name}{shared})", free)
+
+
+def usable() -> tuple[Any, int]:
+    """CuPy, and the number of GPUs that it can use. Raises UserError where it can use none."""
+    try:
+        import cupy
+    except ImportError as error:
+        raise UserError(
+            f"--device {CUDA} needs CuPy ({error}): pip install 'mpidp[cuda13]' or 'mpidp[cuda12]', whichever CUDA the "
+            "driver knows (python -m mpidp.doctor says)"
+        ) from None
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        raise UserError(
+            f"--device {CUDA}: CuPy {cupy.__version__} finds no GPU that it can use ({error}): is there a driver, and "
+            "one for this CuPy's CUDA? python -m mpidp.doctor says more"
+        ) from None
+    if not count:
+        raise UserError(
+            f"--device {CUDA}: this machine shows no GPU: leave it out, or set CUDA_VISIBLE_DEVICES"
+        )
+    return cupy, count

@@ -1,0 +1,242 @@
+"""The array."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from cupy.streams import Memory, Race, get_current_stream
+
+METHODS = set(json.loads(Path(__file__).with_name("api.json").read_text())["methods"])
+TO_HOST = {"get", "item", "tolist", "tobytes", "tofile", "dump", "dumps"}
+CREATE = {"asarray", "array", "ascontiguousarray", "asfortranarray"}
+UFUNC = ["out", "casting", "dtype"]
+
+
+class ndarray:
+    """An array in device memory, which is host memory that nobody may look at."""
+
+    __module__ = "cupy"
+
+    def __init__(self, shape, dtype=float, memptr=None, *, _host=None, _memory=None):
+        self._host = np.ndarray(shape, dtype) if _host is None else _host
+        self._memory = _memory or Memory()
+
+    # What NumPy or Python would do with it unasked
+
+    def _refuse(self, *_, **__):
+        raise TypeError("a copy to the host that nobody asked for: say to_host(x) where one is meant")
+
+    __array__ = __float__ = __int__ = __bool__ = __index__ = __complex__ = _refuse
+    __array_priority__ = 100
+    __hash__ = None
+
+    def __array_ufunc__(self, ufunc, method, *inputs, out=None, **kwargs):
+        if method != "__call__":
+            return NotImplemented
+        import cupy
+
+        if out is not None:
+            kwargs["out"] = out[0] if len(out) == 1 else out
+        return getattr(cupy, ufunc.__name__)(*inputs, **kwargs)
+
+    # Where the memory is
+
+    @property
+    def data(self):
+        return Pointer(self._host.ctypes.data)
+
+    @property
+    def __cuda_array_interface__(self):
+        """For MPI libraries that read device memory: not before the work on it is done."""
+        if not self._memory.ready_for_host():
+            raise Race("device memory is given away while a stream still works on it")
+        return {
+            "shape": self.shape, "typestr": self.dtype.str, "version": 3, "strides": None,
+            "data": (self._host.ctypes.data, False),
+        }  # fmt: skip
+
+    def get(self, stream=None, order="C", out=None, blocking=True):
+        stream = stream or get_current_stream()
+        number = stream.work(self._memory)
+        content = np.array(self._host, order="C")
+        if out is None:
+            out = np.empty_like(content)
+        if not isinstance(out, np.ndarray) or out.shape != content.shape or out.dtype != content.dtype:
+            raise TypeError(f"out must be a host array of {content.shape} {content.dtype}")
+        out.reshape(-1).view(np.uint8)[...] = 0xFF
+        stream.copies.append((number, out, content, True))
+        if blocking:
+            stream.reach(number)
+        return out
+
+    def set(self, arr, stream=None):
+        if not isinstance(arr, np.ndarray) or arr.shape != self.shape or arr.dtype != self.dtype:
+            raise TypeError("set takes a host array of the same shape and type")
+        stream = stream or get_current_stream()
+        number = stream.work(self._memory)
+        self._host[...] = arr
+        stream.copies.append((number, arr, arr.copy(), False))
+
+    # Views
+
+    def __getitem__(self, key):
+        if isinstance(unwrapped(key), np.ndarray) and unwrapped(key).dtype == bool:
+            raise TypeError("an index of booleans waits for the device to know how many there are")
+        result = self._host[unwrapped(key)]
+        if not isinstance(result, np.ndarray):
+            result = self._host[(*unwrapped(key), ...) if isinstance(key, tuple) else (unwrapped(key), ...)]
+        return self._like(result)
+
+    def __setitem__(self, key, value):
+        touch([self, key, value])
+        if isinstance(value, np.ndarray):
+            if value.ndim:
+                raise TypeError("a host array into a device array: use set(), or asarray() first")
+            value = value[()]
+        self._host[unwrapped(key)] = unwrapped(value)
+
+    def _like(self, host):
+        shares = isinstance(host, np.ndarray) and np.may_share_memory(host, self._host)
+        return ndarray(None, _host=np.asarray(host), _memory=self._memory if shares else worked())
+
+    def __len__(self):
+        return len(self._host)
+
+    def __iter__(self):
+        return (self[i] for i in range(len(self)))
+
+    def __getattr__(self, name):
+        if name not in METHODS or name in TO_HOST:
+            raise AttributeError(f"CuPy's array has no {name} that could be used without a copy to the host")
+        found = getattr(self._host, name)
+        if isinstance(found, np.ndarray):
+            return self._like(found)
+        return self._method(name, found) if callable(found) else found
+
+    def _method(self, name, bound):
+        def call(*args, **kwargs):
+            if name in ("sum", "prod", "max", "min", "mean", "any", "all") and "where" in kwargs:
+                raise TypeError(f"CuPy's {name} takes no where")
+            touch([self, args, kwargs])
+            out = kwargs.get("out")
+            result = bound(*unwrapped(args), **unwrapped(kwargs))
+            return out if out is not None else None if result is None else self._like(result)
+
+        return call
+
+
+def _operator(name):
+    def operate(self, *others):
+        if any(isinstance(other, np.ndarray) for other in others):
+            raise TypeError(f"{name} of a device array and a host array")
+        touch([self, others])
+        result = getattr(self._host, name)(*unwrapped(others))
+        if result is NotImplemented:
+            return result
+        return self if name.startswith("__i") else self._like(result)
+
+    return operate
+
+
+for _name in "add sub mul truediv floordiv mod pow matmul and or xor lshift rshift".split():
+    for _form in (f"__{_name}__", f"__r{_name}__", f"__i{_name}__"):
+        setattr(ndarray, _form, _operator(_form))
+for _name in "lt le gt ge eq ne neg pos abs invert".split():
+    setattr(ndarray, f"__{_name}__", _operator(f"__{_name}__"))
+
+
+class Pointer:
+    """Where device memory begins."""
+
+    def __init__(self, ptr: int):
+        self.ptr = ptr
+
+
+def worked() -> Memory:
+    """New memory that the current stream has just written."""
+    memory = Memory()
+    get_current_stream().work(memory)
+    return memory
+
+
+def unwrapped(value):
+    """The same with host arrays in place of device arrays."""
+    if isinstance(value, ndarray):
+        return value._host
+    if isinstance(value, tuple | list):
+        return type(value)(unwrapped(v) for v in value)
+    if isinstance(value, dict):
+        return {k: unwrapped(v) for k, v in value.items()}
+    return value
+
+
+def memories(value):
+    if isinstance(value, ndarray):
+        yield value._memory
+    elif isinstance(value, tuple | list):
+        for v in value:
+            yield from memories(v)
+    elif isinstance(value, dict):
+        yield from memories(list(value.values()))
+
+
+def touch(values) -> None:
+    """Work of the current stream on all these arrays."""
+    get_current_stream().work(*dict.fromkeys(memories(values)))
+
+
+def wrapped(result):
+    if isinstance(result, tuple):
+        return tuple(wrapped(r) for r in result)
+    if isinstance(result, np.ndarray | np.generic):
+        return ndarray(None, _host=np.asarray(result), _memory=worked())
+    return result
+
+
+def function(numpys, parameters):
+    """NumPy's function as CuPy has it."""
+    name = numpys.__name__
+
+    def call(*args, **kwargs):
+        allowed = UFUNC if parameters == "ufunc" else parameters
+        known = {"args", "kwargs"} & set(allowed)
+        if not known or parameters == "ufunc":
+            unknown = kwargs.keys() - set(allowed)
+            if unknown:
+                raise TypeError(f"CuPy's {name} takes no {', '.join(sorted(unknown))}")
+        if name not in CREATE and any(isinstance(a, np.ndarray) for a in flat([args, kwargs])):
+            raise TypeError(f"{name} of a host array: asarray() first")
+        if any(isinstance(a, np.ndarray) and a.dtype.hasobject for a in flat([args])):
+            raise TypeError("a device array of objects")
+        touch([args, kwargs])
+        kwargs.pop("blocking", None)
+        out = kwargs.get(
+            "out", args[numpys.nin] if parameters == "ufunc" and len(args) > numpys.nin else None
+        )
+        sources = list(memories(args))
+        result = numpys(*unwrapped(args), **unwrapped(kwargs))
+        if out is not None:
+            return out
+        if result is None:
+            return None
+        if name in CREATE and isinstance(args[0], ndarray) and result is args[0]._host:
+            return args[0]
+        if name in CREATE and isinstance(args[0], np.ndarray):
+            result = np.array(result)  # on the device it is a copy
+        whole = wrapped(result)
+        if isinstance(whole, ndarray) and sources and np.may_share_memory(result, unwrapped(args)[0]):
+            whole._memory = sources[0]  # a view
+        return whole
+
+    call.__name__ = name
+    return call
+
+
+def flat(value):
+    if isinstance(value, tuple | list):
+        for v in value:
+            yield from flat(v)
+    elif isinstance(value, dict):
+        yield from flat(list(value.values()))
+    else:
+        yield value

@@ -1,0 +1,61 @@
+"""The device: one, of 2 GiB, with a driver for CUDA 13."""
+
+import numpy as _np
+from cupy.streams import Event, Stream, get_current_stream
+
+__all__ = ["Device", "Event", "Stream", "get_current_stream"]
+
+MEMORY = 2 << 30
+
+
+class Device:
+    def __init__(self, device=0):
+        if device != 0:
+            raise runtime.CUDARuntimeError(f"cudaErrorInvalidDevice: {device}")
+        self.id = device
+
+    def use(self):
+        return self
+
+    __enter__ = use
+
+    def __exit__(self, *_):
+        pass
+
+    def synchronize(self):
+        get_current_stream().synchronize()
+
+    @property
+    def mem_info(self):
+        return MEMORY, MEMORY
+
+    @property
+    def compute_capability(self):
+        return "90"
+
+
+class runtime:
+    class CUDARuntimeError(RuntimeError):
+        pass
+
+    @staticmethod
+    def driverGetVersion():
+        return 13000
+
+    runtimeGetVersion = driverGetVersion
+
+    @staticmethod
+    def getDeviceCount():
+        return 1
+
+    @staticmethod
+    def getDeviceProperties(device):
+        return {"name": b"stand-in", "uuid": b"0" * 16}
+
+
+class PinnedMemory(_np.ndarray):
+    """Host memory that the device can copy from and to beside other work."""
+
+
+def alloc_pinned_memory(size):
+    return memoryview(_np.empty(size, _np.uint8)).cast("B")

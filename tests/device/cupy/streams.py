@@ -1,0 +1,127 @@
+"""Streams as a GPU has them: what is started on one is done when it is waited for, and not before.
+
+All work is done at once here; what is kept is *when it may be looked at*. Memory remembers the last work on it (stream,
+number); a stream knows how far it has been waited for by the host (`done`) and by other streams (`seen`). Copies to the
+host deliver garbage until they are waited for; host memory that is being copied to the device must stay as it is.
+"""
+
+import contextlib
+import threading
+
+import numpy as np
+
+
+class Race(Exception):
+    """Something was read, sent or overwritten before the work on it was done."""
+
+
+class Memory:
+    """An allocation: which work was done on it last."""
+
+    def __init__(self) -> None:
+        self.last: tuple[Stream, int] | None = None
+
+    def ready_for(self, stream: "Stream") -> bool:
+        """Whether work on this stream comes after the last work on this memory."""
+        if self.last is None:
+            return True
+        other, number = self.last
+        return other is stream or number <= max(other.done, stream.seen.get(other, 0))
+
+    def ready_for_host(self) -> bool:
+        return self.last is None or self.last[1] <= self.last[0].done
+
+
+class Stream:
+    """A queue of work."""
+
+    null: "Stream"
+
+    def __init__(self, null: bool = False, non_blocking: bool = False, ptds: bool = False):
+        self.issued = self.done = 0
+        self.seen: dict[Stream, int] = {}
+        self.copies: list[
+            tuple[int, np.ndarray, np.ndarray, bool]
+        ] = []  # (number, host memory, its bytes, to host)
+
+    def work(self, *memories: Memory) -> int:
+        """One more piece of work, on this memory. Raises Race."""
+        self.issued += 1
+        for memory in memories:
+            if not memory.ready_for(self):
+                raise Race(
+                    "work on memory that another stream still works on: record an event there, and wait for it"
+                )
+            memory.last = self, self.issued
+        return self.issued
+
+    def synchronize(self) -> None:
+        self.reach(self.issued)
+
+    def reach(self, number: int) -> None:
+        """The host has waited for this piece of work."""
+        with _lock:
+            self.done = max(self.done, number)
+            due = [entry for entry in self.copies if entry[0] <= self.done]
+            self.copies = [entry for entry in self.copies if entry[0] > self.done]
+            for entry in due:
+                _, host, content, to_host = entry
+                if to_host:
+                    host[...] = content
+                elif not np.array_equal(host, content):
+                    raise Race("host memory was changed while it was being copied to the device")
+
+    def record(self, event: "Event | None" = None) -> "Event":
+        event = event or Event()
+        event.record(self)
+        return event
+
+    def wait_event(self, event: "Event") -> None:
+        stream, number = event.place
+        for other, seen in [*stream.seen.items(), (stream, number)]:
+            self.seen[other] = max(self.seen.get(other, 0), seen)
+
+    @property
+    def ptr(self) -> int:
+        return id(self)
+
+    def use(self) -> "Stream":
+        _state.stream = self
+        return self
+
+    def __enter__(self) -> "Stream":
+        _state.__dict__.setdefault("stack", []).append(get_current_stream())
+        return self.use()
+
+    def __exit__(self, *_) -> None:
+        _state.stream = _state.stack.pop()
+
+
+class Event:
+    def __init__(self, block: bool = False, disable_timing: bool = False, interprocess: bool = False):
+        self.place: tuple[Stream, int] = (Stream.null, 0)
+
+    def record(self, stream: Stream | None = None) -> None:
+        stream = stream or get_current_stream()
+        self.place = stream, stream.issued
+
+    @property
+    def done(self) -> bool:
+        """Asked until it is: the device has had its time then."""
+        self.synchronize()
+        return True
+
+    def synchronize(self) -> None:
+        stream, number = self.place
+        stream.reach(number)
+
+
+Stream.null = Stream(null=True)
+_lock = threading.RLock()  # ranks may be threads
+_state = threading.local()
+
+
+def get_current_stream() -> Stream:
+    with contextlib.suppress(AttributeError):
+        return _state.stream
+    return Stream.null

@@ -1,0 +1,35 @@
+"""The train program with `--device cuda`, on the stand-in for CuPy: what it computes is what the host computes."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.launch import ROOT, Finished, run_ranks
+
+STAND_IN = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent)])}
+RUN = ["-m", "mpidp.train", "--steps", 6, "--model", "mlp", "--data", "synthetic-classes"]
+
+
+def train(folder: Path, *options: object) -> Finished:
+    return run_ranks(2, [*RUN, "--run-dir", folder, *options], env=STAND_IN)
+
+
+def test_the_loss_is_that_of_the_host(tmp_path):
+    found = []
+    for device in ("cpu", "cuda"):
+        train(tmp_path / device, "--device", device).check()
+        found.append(json.loads((tmp_path / device / "summary.json").read_text()))
+    host, device = found
+    for name in ("train_loss", "validation_loss"):
+        assert device[name] == pytest.approx(host[name], rel=1e-4, abs=1e-6)
+    assert "staged_bytes" not in host
+    assert min(device["staged_bytes"]) >= 6 * 4 * device["parameters"]
+
+
+@pytest.mark.parametrize("options", [("--dtype", "bfloat16"), ("--blas", "mkl")])
+def test_what_is_of_the_host_alone_is_refused(tmp_path, options):
+    done = train(tmp_path / "run", "--device", "cuda", *options)
+    assert done.returncode == 2
+    assert "--device cuda" in done.stderr and "Traceback" not in done.stderr
