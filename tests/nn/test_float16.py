@@ -1,7 +1,6 @@
 """Operands rounded to float16: as NumPy rounds them, overflow and underflow included."""
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
