@@ -11,7 +11,7 @@ from mpidp.arrays import Array
 from mpidp.claim import Claim
 from mpidp.collectives import COLLECTIVES
 from mpidp.comm import Communicator
-from mpidp.comm.world import SharedError, require_same, spin_if_alone, together
+from mpidp.comm.world import SharedError, look_after, require_same, spin_if_alone, together
 from mpidp.compression import COMPRESSORS
 from mpidp.config import Config
 from mpidp.data import Data, Request
@@ -135,9 +135,7 @@ def build(config: Config, comm: Communicator, resumed: Resumed | None = None) ->
     Raises SharedError on every rank for whatever does not fit together.
     """
     run = config.run
-    comm.timeout = run.timeout
-    if comm.control:
-        comm.control.timeout = run.timeout
+    look_after(comm, run.timeout, run.check_collectives)
     pin_threads(1 if run.reproducible else run.threads, alone=comm.size == 1)
     np.setbufsize(SHORT_BUFFERS)
     spin_if_alone(comm, usable_cores())

@@ -93,6 +93,10 @@ class RunOptions(DiagnosticOptions, CheckpointOptions, NumberOptions, FailureOpt
         choices=(arithmetic.AUTO, arithmetic.NUMPY, arithmetic.MKL),
     )
     timeout: float = option(600.0, "seconds that a rank waits for another before it gives up", above=0)
+    check_collectives: bool = option(
+        False,
+        "end at once, with both call sites, where ranks make different calls where all must make the same",
+    )
     json: bool = option(False, "print the summary as JSON, the last line of standard output")
 
     def __post_init__(self) -> None:
@@ -114,12 +118,12 @@ GROUPS = {
     "numbers gone bad": tuple(f.name for f in fields(NumberOptions)),
     "when a rank is lost": tuple(f.name for f in fields(FailureOptions)),
     "diagnostics": tuple(f.name for f in fields(DiagnosticOptions)),
-    "machine": ("device", "threads", "blas", "timeout"),
+    "machine": ("device", "threads", "blas", "timeout", "check_collectives"),
 }  # fmt: skip
 
 MAY_CHANGE = {
-    "steps", "epochs", "run-dir", "eval-every", "log-every", "threads", "timeout", "json", "on-nonfinite", "max-skips",
-    "max-rewinds",
+    "steps", "epochs", "run-dir", "eval-every", "log-every", "threads", "timeout", "check-collectives", "json",
+    "on-nonfinite", "max-skips", "max-rewinds",
     *(dashed(f.name) for group in (CheckpointOptions, FailureOptions, DiagnosticOptions) for f in fields(group)),
 }  # fmt: skip
 """Options that a resumed run may give anew: they say how long and how, not what is trained."""

@@ -27,6 +27,7 @@ class Scores:
 
 def score(job: Job, merge: bool = True) -> Scores:
     """What the one merged model scores now; training goes on from where it was. merge=False: it is merged already."""
+    job.comm.at(phase="evaluating")
     with merged(job.strategy) if merge else contextlib.nullcontext():
         return evaluate(
             job.model, job.data.validation, job.comm, job.shards, job.split.workers, batch_size(job)

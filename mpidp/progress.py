@@ -209,6 +209,7 @@ class Progress:
     def finish(self, scores: Scores) -> dict[str, Any]:
         """Write the merged model and the summary; the summary. Raises RunError where the model is not finite."""
         job, config = self.job, self.job.config
+        job.comm.at(phase="finishing")
         self.checkpoints.settle()
         self.tell(wait=True)
         self.report.end()

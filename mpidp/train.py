@@ -80,6 +80,7 @@ def train(
     if comm.stop.at is not None:
         raise stopped(progress, comm.stop.at)  # as a signal asked, with the state saved
 
+    comm.at(phase="merging")
     strategy.merge(strategy.params)  # one model, the same bits on every rank
     return progress.finish(score(job, merge=False))
 

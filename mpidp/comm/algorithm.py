@@ -22,6 +22,8 @@ class Algorithm:
 
     def __call__(self, comm: Communicator, *args, **kwargs) -> None:
         steps = self.steps(comm, *args, **kwargs)
+        if comm.order is not None:
+            comm.order.algorithm(steps)
         for pending in steps:
             comm.Wait(*pending, of=steps)
 
@@ -32,6 +34,8 @@ class UnderWay:
     def __init__(self, comm: Communicator, steps: Steps):
         self.comm = comm
         self.steps = steps
+        if comm.order is not None:
+            comm.order.algorithm(steps)
         self.pending = next(steps, None)
 
     def advance(self) -> bool:

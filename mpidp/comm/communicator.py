@@ -15,6 +15,7 @@ from mpidp.comm.waiting import SHORT_SPIN, Waiting
 
 if TYPE_CHECKING:
     from mpidp.comm.control import Control
+    from mpidp.comm.order import Order
 
 LONGEST_MESSAGE = 1 << 30
 """Bytes: a longer buffer travels as several messages, since MPI 3 counts elements in 32 bits."""
@@ -67,6 +68,7 @@ class Communicator(Waiting, Objects, Memory):
         self.known_hosts: tuple[int, ...] | None = None
         self.neighbours: Communicator | None = None
         self.turn = 0  # of `Waitany`
+        self.order: Order | None = None  # of the calls on it, where they are checked
         self.stop = Stop()  # of the run, where a signal asks for it
         self.control: Control | None = (
             None  # where ranks are processes: of the whole job, in all its communicators
@@ -172,6 +174,10 @@ class Communicator(Waiting, Objects, Memory):
         """Say where this rank is, for those who ask why it is late."""
         if self.control is not None:
             self.control.at(step, phase)
+
+    def world_ranks(self) -> list[int]:
+        """Every rank's number in the job, by which the control plane knows it."""
+        return list(range(self.size))
 
     def Dup(self) -> "Communicator":
         """The same ranks in a message space of their own, with traffic counted anew."""

@@ -23,6 +23,7 @@ from mpidp.errors import RankLost
 
 if TYPE_CHECKING:
     from mpidp.comm.communicator import Communicator
+    from mpidp.comm.order import Orders
 
 GRACE = 5.0
 """Seconds that a main thread has to notice that a rank is lost: then it is stuck in a call of MPI."""
@@ -47,6 +48,7 @@ class Control(Links):
         self.waiting_since = 0.0
         self.in_mpi = False  # where it does so in a call that cannot be polled
         self.on_late: Callable[[str], None] = lambda what: None  # what to do about a wait that is too long
+        self.orders: Orders | None = None  # of the calls on communicators, where they are checked
         self.ending = False  # the word is said, and the job is at its end
         self.main = threading.get_ident()
         self._accepted: set[int] = set()  # lost ranks with whom nobody reckons any more

@@ -38,6 +38,8 @@ def finalise(comm: "Communicator") -> None:
     from mpi4py import MPI
 
     control = comm.control
+    if control.orders is not None:
+        control.orders.end()
     try:
         with control.blocked("all ranks to end MPI (MPI_Finalize)"):
             MPI.Finalize()

@@ -69,6 +69,9 @@ class MPICommunicator(Communicator):
         )
         return MPICommunicator(made)
 
+    def world_ranks(self) -> list[int]:
+        return list(self.comm.group.Translate_ranks(range(self.size), MPI.COMM_WORLD.group))
+
     def _hosts(self) -> Sequence[int]:
         """The lowest rank of each rank's host."""
         here = self._blocking(

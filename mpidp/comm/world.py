@@ -14,6 +14,7 @@ from mpidp.comm import control, guard
 from mpidp.comm.communicator import Communicator
 from mpidp.comm.endings import DRAIN, end, finalise, one_line, say
 from mpidp.comm.guard import Guard
+from mpidp.comm.order import Orders
 from mpidp.comm.stop import Stop
 from mpidp.comm.threads import ThreadCommunicator
 from mpidp.comm.waiting import LONG_SPIN
@@ -128,6 +129,16 @@ def require_same(comm: Communicator, facts: dict[str, Any]) -> None:
                     f"rank {rank} has {name} = {other!r}, but rank 0 has {ours!r}: "
                     "start all ranks with the same command and the same installation"
                 )
+
+
+def look_after(comm: Communicator, timeout: float, check_collectives: bool) -> None:
+    """From now on waits of this rank last for so many seconds at most, and its calls are compared with the others'."""
+    comm.timeout = timeout
+    if comm.control:
+        comm.control.timeout = timeout
+        if check_collectives and comm.order is None:
+            comm.control.orders = comm.control.orders or Orders(comm.control)
+            comm.control.orders.watch(comm, f"ranks {comm.world_ranks()}")
 
 
 def spin_if_alone(comm: Communicator, cores: Sequence[int]) -> None:

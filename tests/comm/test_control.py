@@ -2,11 +2,13 @@
 
 import re
 
+import pytest
+
 from tests.launch import run_ranks
 
 BEGIN = """
 import os, signal, sys, threading, time
-from mpidp.comm.world import guarded
+from mpidp.comm.world import guarded, look_after
 def body(comm):
     control = comm.control
 """
@@ -61,4 +63,94 @@ comm.Barrier()
     assert re.search(
         r"mpidp: error: rank 1 \(\S+, pid \d+\) .*; rank \d was at step 7, training, waiting for",
         finished.stderr,
+    )
+
+
+def test_a_rank_that_ends_early_is_told_with_its_exit_code():
+    body = """
+if comm.rank == 1:
+    os._exit(5)
+comm.Barrier()
+"""
+    finished = run_ranks(2, ["-c", program(body)])
+    assert finished.returncode != 0 and finished.seconds < 20
+    assert re.search(r"error: rank 1 \(\S+, pid \d+\) ended with exit code 5; rank 0 was at", finished.stderr)
+
+
+STOPPED = """
+look_after(comm, 2.0, False)
+control.at(step=7, phase="training")
+if comm.rank == 1:
+    os.kill(os.getpid(), signal.SIGSTOP)
+{wait}
+"""
+
+
+@pytest.mark.parametrize(
+    "wait, what", [("comm.Barrier()", "all ranks at a barrier"), ("comm.Dup()", "MPI_Comm_split")]
+)
+def test_a_stopped_rank_is_named_and_ended_with_all_others(wait, what):
+    """Whether the others poll, or are inside a call of MPI that cannot be polled."""
+    finished = run_ranks(3, ["-c", program(STOPPED.format(wait=wait))], timeout=40)
+    assert finished.returncode == 1 and finished.seconds < 20
+    (report,) = re.findall(r"^mpidp: error: rank \d waited 2 s for .*", finished.stderr, re.MULTILINE)
+    assert what in report and report.endswith("rank 1 does not answer")
+    assert (
+        len(re.findall(r"^  rank \d \(.*step 7, training, waiting for", finished.stderr, re.MULTILINE)) == 2
+    )
+    assert len(re.findall(r"<string>:\d+ body", finished.stderr)) == 2  # their stacks
+
+
+def test_a_rank_that_computes_for_too_long_is_named():
+    body = """
+look_after(comm, 1.0, False)
+if comm.rank == 2:
+    time.sleep(100)
+comm.Barrier()
+"""
+    finished = run_ranks(3, ["-c", program(body)], timeout=40)
+    assert finished.returncode == 1 and finished.stderr.count("mpidp: error:") == 1
+    assert "late is rank 2, still computing" in finished.stderr and "<string>" in finished.stderr
+
+
+MISMATCH = """
+import numpy as np
+from mpidp.collectives import ring
+look_after(comm, 60.0, True)
+part = comm.Dup()
+x, scratch = np.ones(12), np.ones(12)
+for _ in range(3):
+    ring.allreduce(part, x, scratch)
+    assert part.allgather(comm.rank) == [0, 1, 2]
+if comm.rank == 1:
+    {differently}
+ring.allreduce(part, x, scratch)  # here
+"""
+
+
+@pytest.mark.parametrize(
+    "differently, told",
+    [
+        ("pass", None),
+        ("part.Barrier()", "Ibarrier, at <string>"),
+        ("ring.allreduce(part, x[:6], scratch)", "(6 elements of float64), at <string>"),
+        (
+            "ring.allreduce(part, x.astype('f4'), scratch.astype('f4'))",
+            "(12 elements of float32), at <string>",
+        ),
+        ("return 0", "has ended after 6 calls"),
+    ],
+)
+def test_calls_that_do_not_match(differently, told):
+    finished = run_ranks(3, ["-c", program(MISMATCH.format(differently=differently))], timeout=30)
+    if told is None:
+        assert finished.returncode == 0 and finished.stderr == ""
+        return
+    assert finished.returncode == 1 and finished.seconds < 20
+    assert finished.stderr.count("two ranks differ in call 7 on a communicator of 3 ranks") == 1
+    assert re.search(r"^  rank 1 \(.*" + re.escape(told), finished.stderr, re.MULTILINE)
+    assert re.search(
+        r"^  rank [02] \(.*: \w+ of wire.py \(12 elements of float64\), at <string>",
+        finished.stderr,
+        re.MULTILINE,
     )
