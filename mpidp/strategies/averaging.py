@@ -181,7 +181,7 @@ class Averaging(CountedSteps):
     def share(self) -> float:
         """This rank's weight in Δ: m_r / m."""
         if self.local is None:
-            return self.samples / self.total
+            return self.samples / self.total if self.total else 0.0  # nobody has changed anything
         share, samples = self.share_inside()
         return share * ((self.host + samples) / self.total)
 
