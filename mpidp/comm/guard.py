@@ -7,8 +7,8 @@ it passes signals on to the rank, and the rank's ending on to the launcher. Wher
 (`--on-failure shrink`) it tells a launcher of MPICH's family that the rank is through with MPI (PMI-1's `cmd=finalize`)
 and ends with code 0, for otherwise the launcher would end all others.
 
-Cost: a fork at the start, and a process that sleeps, whose memory is that of the rank before it loaded MPI; nothing in a
-step but a number written to shared memory. So it always stands there.
+Cost: a fork at the start, and a process that sleeps, whose memory is that of the rank before it loaded MPI; nothing in
+a step but a number written to shared memory. So it always stands there.
 """
 
 import contextlib
