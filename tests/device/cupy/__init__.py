@@ -14,9 +14,18 @@ import numpy as _np
 from cupy import cuda, random
 from cupy._array import function as _function
 from cupy._array import ndarray
-from cupy.kernels import ElementwiseKernel, RawModule, ReductionKernel
+from cupy.kernels import ElementwiseKernel, RawKernel, RawModule, ReductionKernel
 
-__all__ = ["ElementwiseKernel", "RawModule", "ReductionKernel", "cuda", "linalg", "ndarray", "random"]
+__all__ = [
+    "ElementwiseKernel",
+    "RawKernel",
+    "RawModule",
+    "ReductionKernel",
+    "cuda",
+    "linalg",
+    "ndarray",
+    "random",
+]
 
 _API = json.loads(Path(__file__).with_name("api.json").read_text())
 __version__ = _API["version"]

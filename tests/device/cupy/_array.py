@@ -9,6 +9,7 @@ from cupy.streams import Memory, Race, get_current_stream
 METHODS = set(json.loads(Path(__file__).with_name("api.json").read_text())["methods"])
 TO_HOST = {"get", "item", "tolist", "tobytes", "tofile", "dump", "dumps"}
 CREATE = {"asarray", "array", "ascontiguousarray", "asfortranarray"}
+ALIGNMENT = 512
 UFUNC = ["out", "casting", "dtype"]
 
 
@@ -18,7 +19,7 @@ class ndarray:
     __module__ = "cupy"
 
     def __init__(self, shape, dtype=float, memptr=None, *, _host=None, _memory=None):
-        self._host = np.ndarray(shape, dtype) if _host is None else _host
+        self._host = aligned(np.ndarray(shape, dtype)) if _host is None else _host
         self._memory = _memory or Memory()
 
     # What NumPy or Python would do with it unasked
@@ -96,8 +97,9 @@ class ndarray:
         self._host[unwrapped(key)] = unwrapped(value)
 
     def _like(self, host):
-        shares = isinstance(host, np.ndarray) and np.may_share_memory(host, self._host)
-        return ndarray(None, _host=np.asarray(host), _memory=self._memory if shares else worked())
+        if isinstance(host, np.ndarray) and np.may_share_memory(host, self._host):
+            return ndarray(None, _host=host, _memory=self._memory)
+        return wrapped(host)
 
     def __len__(self):
         return len(self._host)
@@ -159,6 +161,18 @@ def worked() -> Memory:
     return memory
 
 
+def aligned(host: np.ndarray) -> np.ndarray:
+    """This array, where new device memory begins: at a multiple of 512 bytes."""
+    if host.ctypes.data % ALIGNMENT == 0 or not host.size:
+        return host
+    memory = np.empty(host.nbytes + ALIGNMENT, np.uint8)
+    begin = -memory.ctypes.data % ALIGNMENT
+    order = "F" if host.flags.f_contiguous and not host.flags.c_contiguous else "C"
+    copy = memory[begin : begin + host.nbytes].view(host.dtype).reshape(host.shape, order=order)
+    copy[...] = host
+    return copy
+
+
 def unwrapped(value):
     """The same with host arrays in place of device arrays."""
     if isinstance(value, ndarray):
@@ -189,7 +203,7 @@ def wrapped(result):
     if isinstance(result, tuple):
         return tuple(wrapped(r) for r in result)
     if isinstance(result, np.ndarray | np.generic):
-        return ndarray(None, _host=np.asarray(result), _memory=worked())
+        return ndarray(None, _host=aligned(np.asarray(result)), _memory=worked())
     return result
 
 
@@ -223,10 +237,9 @@ def function(numpys, parameters):
             return args[0]
         if name in CREATE and isinstance(args[0], np.ndarray):
             result = np.array(result)  # on the device it is a copy
-        whole = wrapped(result)
-        if isinstance(whole, ndarray) and sources and np.may_share_memory(result, unwrapped(args)[0]):
-            whole._memory = sources[0]  # a view
-        return whole
+        if isinstance(result, np.ndarray) and sources and np.may_share_memory(result, unwrapped(args)[0]):
+            return ndarray(None, _host=result, _memory=sources[0])  # a view
+        return wrapped(result)
 
     call.__name__ = name
     return call

@@ -1,39 +1,23 @@
-"""CUDA sources by the host's compiler: a kernel is a loop over blocks of one thread."""
+"""Kernels: raw ones run as blocks of threads (`blocks.cpp`), elementwise ones and reductions as loops."""
 
-import contextlib
 import ctypes
-import hashlib
-import os
-import shutil
-import subprocess
-import tempfile
 import threading
-from functools import cache
-from pathlib import Path
 
 import numpy as np
 from cupy._array import ndarray, touch, worked
+from cupy.compiling import library
 
-PRELUDE = r"""
-#include <cmath>
-#include <cstdint>
-using namespace std;
-struct Dim { unsigned x; };
-static thread_local Dim blockIdx, threadIdx, blockDim, gridDim;
-#define __device__ static
-#define __global__
-#define __shared__ static thread_local
-static void __syncthreads() {}
-extern "C" void set_block(unsigned index, unsigned count) {
-    blockIdx.x = index; gridDim.x = count; blockDim.x = 1; threadIdx.x = 0;
-}
-"""
 C = {
     "float32": "float",
     "float64": "double",
     "int32": "int32_t",
     "int64": "long long",
     "uint8": "uint8_t",
+    "uint16": "uint16_t",
+    "uint32": "uint32_t",
+    "uint64": "unsigned long long",
+    "int8": "int8_t",
+    "int16": "int16_t",
     "bool": "bool",
 }
 SCALARS = {
@@ -41,31 +25,14 @@ SCALARS = {
     for t, c in (
         ("f4", ctypes.c_float), ("f8", ctypes.c_double), ("i4", ctypes.c_int32), ("u4", ctypes.c_uint32),
         ("i8", ctypes.c_int64), ("u8", ctypes.c_uint64), ("?", ctypes.c_bool),
+        ("u1", ctypes.c_uint8), ("u2", ctypes.c_uint16),
     )
 }  # fmt: skip
 
 
-@cache
-def compiled(source: str, options: tuple[str, ...]) -> ctypes.CDLL:
-    """The source as a library, kept for all processes of this user."""
-    folder = Path(tempfile.gettempdir()) / f"mpidp-stand-in-{os.getuid()}"
-    folder.mkdir(exist_ok=True)
-    path = folder / f"{hashlib.sha256(repr((PRELUDE, source, options)).encode()).hexdigest()[:24]}.so"
-    if not path.exists():
-        compiler = shutil.which("c++") or shutil.which("g++")
-        if compiler is None:
-            raise RuntimeError("the stand-in for CuPy needs a C++ compiler")
-        text = path.with_suffix(f".{os.getpid()}.{threading.get_ident()}.cpp")
-        library = text.with_suffix(".so")
-        text.write_text(PRELUDE + source)
-        command = [compiler, "-shared", "-fPIC", "-O1", *options, "-o", str(library), str(text)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-        with contextlib.suppress(FileNotFoundError):
-            text.unlink()
-        if done.returncode:
-            raise RuntimeError(done.stderr)
-        library.rename(path)
-    return ctypes.CDLL(str(path))
+LARGEST_BLOCK, LARGEST_GRID = (1024, 1024, 64), (2**31 - 1, 65535, 65535)
+SHARED, MOST_SHARED = 48 << 10, 163 << 10
+"""Bytes of dynamic shared memory that a kernel gets, and that it may ask for (compute capability 8.0)."""
 
 
 def argument(value):
@@ -82,21 +49,113 @@ def argument(value):
 
 class RawModule:
     def __init__(self, *, code: str, options: tuple[str, ...] = (), **_):
-        self.library = compiled(code, tuple(o for o in options if o.startswith("-D")))
+        self.code = code
+        self.library = library(code, tuple(o for o in options if o.startswith("-D")))
+        self.launching = threading.Lock()  # a library has one set of threads and of shared memory
 
-    def get_function(self, name: str):
-        run = getattr(self.library, name)
+    def get_function(self, name: str) -> "Function":
+        if not hasattr(self.library, f"mpidp_run_{name}"):
+            raise RuntimeError(f"CUDA_ERROR_NOT_FOUND: named symbol not found: {name}")
+        return Function(self, name)
 
-        def launch(grid, block, arguments, shared_mem=0, stream=None):
-            if not 0 < grid[0] < 2**31 or not 0 < block[0] <= 1024:
-                raise ValueError(f"a grid of {grid} blocks of {block} threads")
-            touch(list(arguments))
-            converted = [argument(a) for a in arguments]
-            for index in range(grid[0]):
-                self.library.set_block(index, grid[0])
-                run(*converted)
 
-        return launch
+class Function:
+    """A kernel to be launched.
+
+    The first launch of each shape is made twice, the second time with blocks and threads in the opposite order, and
+    both must leave the same bits: where they do not, threads race (or add with atomics, which is allowed to differ in
+    the last bits). Not where an argument is a bare address, since what lies behind it cannot be put back.
+    """
+
+    def __init__(self, module: RawModule, name: str):
+        self.module, self.name = module, name
+        self.max_dynamic_shared_size_bytes = SHARED
+        self.compared: set[tuple] = set()
+        found = getattr(module.library, f"mpidp_sizes_{name}")
+        found.restype = ctypes.POINTER(ctypes.c_int)
+        self.sizes = []
+        for size in found():
+            if not size:
+                break
+            self.sizes.append(size)
+
+    def __setattr__(self, name, value):
+        if name == "max_dynamic_shared_size_bytes" and not 0 <= value <= MOST_SHARED:
+            raise RuntimeError(f"CUDA_ERROR_INVALID_VALUE: {value} bytes of shared memory")
+        super().__setattr__(name, value)
+
+    def __call__(self, grid, block, args, *, shared_mem=0):
+        grid, block = ((*size, 1, 1)[:3] for size in (grid, block))
+        threads = block[0] * block[1] * block[2]
+        fits = all(
+            0 < n <= most for n, most in zip((*grid, *block), (*LARGEST_GRID, *LARGEST_BLOCK), strict=True)
+        )
+        if not fits or threads > 1024:
+            raise RuntimeError(f"CUDA_ERROR_INVALID_VALUE: a grid of {grid} blocks of {block} threads")
+        if shared_mem > self.max_dynamic_shared_size_bytes:
+            raise RuntimeError(
+                f"CUDA_ERROR_INVALID_VALUE: {shared_mem} bytes of shared memory, and "
+                f"max_dynamic_shared_size_bytes is {self.max_dynamic_shared_size_bytes}"
+            )
+        values = [argument(a) for a in args]
+        if [ctypes.sizeof(v) for v in values] != self.sizes:
+            given = [ctypes.sizeof(v) for v in values]
+            raise TypeError(f"{self.name} takes arguments of {self.sizes} bytes, and got {given}")
+        touch(list(args))
+        with self.module.launching:
+            self.twice(grid, block, args, values, shared_mem)
+
+    def twice(self, grid, block, args, values, shared_mem):
+        arrays = [a._host for a in args if isinstance(a, ndarray)]
+        key = grid, block, shared_mem, *((a.shape, a.dtype.str) for a in arrays)
+        bare = any(a.dtype == np.uint64 and (isinstance(a, ndarray) or a) for a in args)
+        if bare or key in self.compared:
+            self.once(grid, block, values, shared_mem, False)
+            return
+        self.compared.add(key)
+        before = [a.copy() for a in arrays]
+        self.once(grid, block, values, shared_mem, True)
+        reversed_ = [a.copy() for a in arrays]
+        for array, content in zip(arrays, before, strict=True):
+            array[...] = content
+        self.once(grid, block, values, shared_mem, False)
+        for array, other in zip(arrays, reversed_, strict=True):
+            same = array.tobytes() == other.tobytes()
+            if not same and "atomicAdd" in self.module.code:
+                same = np.allclose(array, other, 1e-4, 1e-6, equal_nan=True)
+            if not same:
+                raise RuntimeError(f"{self.name}: what it leaves depends on which thread is first")
+
+    def once(self, grid, block, values, shared_mem, reversed_):
+        library, three = self.module.library, ctypes.c_uint * 3
+        library.mpidp_launch.restype = ctypes.c_char_p
+        places = (ctypes.c_void_p * len(values))(*(ctypes.addressof(v) for v in values))
+        wrong = library.mpidp_launch(
+            getattr(library, f"mpidp_run_{self.name}"),
+            places,
+            three(*grid),
+            three(*block),
+            ctypes.c_size_t(shared_mem),
+            reversed_,
+        )
+        if wrong:
+            raise RuntimeError(f"{self.name}: {wrong.decode()}")
+
+
+class RawKernel:
+    def __init__(self, code: str, name: str, options: tuple[str, ...] = (), **_):
+        self.function = RawModule(code=code, options=options).get_function(name)
+
+    def __call__(self, grid, block, args, *, shared_mem=0):
+        self.function(grid, block, args, shared_mem=shared_mem)
+
+    @property
+    def max_dynamic_shared_size_bytes(self):
+        return self.function.max_dynamic_shared_size_bytes
+
+    @max_dynamic_shared_size_bytes.setter
+    def max_dynamic_shared_size_bytes(self, value):
+        self.function.max_dynamic_shared_size_bytes = value
 
 
 def declared(text: str) -> list[tuple[bool, str, str]]:
@@ -145,11 +204,11 @@ class ElementwiseKernel:
         names = "".join(f"typedef {C[dtype.name]} {letter};\n" for letter, dtype in types.items())
         source = (
             f"{names}{self.preamble}\n"
-            f'extern "C" void {self.name}({", ".join(head)}) {{\n'
+            f"MPIDP_EXPORT void {self.name}({', '.join(head)}) {{\n"
             f"for (long long i = 0; i < size; ++i) {{ {' '.join(body)}\n{self.operation};\n}} }}\n"
         )
         touch(list(args))
-        getattr(compiled(source, ()), self.name)(*converted)
+        getattr(library(source), self.name)(*converted)
         return args[-1]
 
 
@@ -167,14 +226,14 @@ class ReductionKernel:
         element, total = C[array.dtype.name], C[np.dtype(result).name]
         source = (
             f"typedef {element} {letter};\n"
-            f'extern "C" void {self.name}(const {element}* at, long long size, {total}* out) {{\n'
+            f"MPIDP_EXPORT void {self.name}(const {element}* at, long long size, {total}* out) {{\n"
             f"{total} a = {identity};\n"
             f"for (long long i = 0; i < size; ++i) {{ const {element} {x} = at[i]; {total} b = {map_};\n"
             f"a = {reduce_}; }}\n{total} &{y} = *out; {post};\n}}\n"
         )
         touch([array])
         out = np.zeros((), result)
-        getattr(compiled(source, ()), self.name)(
+        getattr(library(source), self.name)(
             argument(array), ctypes.c_longlong(array.size), ctypes.c_void_p(out.ctypes.data)
         )
         return ndarray(None, _host=out, _memory=worked())
