@@ -26,7 +26,7 @@ class Slot:
 class Feed:
     """Samples of a data set by their indices, as arrays on the device.
 
-        prepare(t + 1)    host: gather into page-locked memory; a stream of its own: host → device, while step t computes
+        prepare(t + 1)    host: gather into page-locked memory; on a stream of its own: to the device, while t computes
         take(t + 1)       the stream that computes waits for that copy; nothing else does
 
     What was prepared and is not asked for (the run goes back, goes on with other ranks, or stops) is forgotten: indices

@@ -53,7 +53,7 @@ class Numbers:
         self.say: Callable[[str], None] = print  # to the user
 
     def gradients(self, step: Step, x: Array, y: Array, slots: np.ndarray) -> None:
-        """Have the model make this rank's gradient, which goes to the strategy on the way; nobody waits for a device."""
+        """Have the model make this rank's gradient, which goes to the strategy on the way. No device is waited for."""
         job, self.found, self.value = self.job, GOOD, 0.0
         if step.t in self.left_out:
             return
