@@ -1,4 +1,4 @@
-"""The benchmark of training on a GPU: refused without one, and tried on the stand-in for CuPy, where nothing is timed."""
+"""The benchmark of training on a GPU: refused without one, and tried on the stand-in for CuPy (nothing is timed)."""
 
 import json
 
