@@ -30,6 +30,7 @@ def watched(job: Job, t: int) -> float:
     step, x, y, slots = job.batch(t)
     began = time.perf_counter()
     job.numbers.gradients(step, x, y, slots)
+    job.numbers.loss(step)
     job.strategy.step(job.numbers.agreed(step))
     return time.perf_counter() - began
 

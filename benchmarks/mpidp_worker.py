@@ -38,7 +38,8 @@ def work(comm: Communicator, arguments: Sequence[str]) -> Work:
     def take(t: int) -> float:
         step, x, y, slots = batches[(t - 1) % BATCHES]
         step = replace(step, t=t, lr=job.schedule(t))
-        loss = job.numbers.gradients(step, x, y, slots)
+        job.numbers.gradients(step, x, y, slots)
+        loss = job.numbers.loss(step)
         strategy.step(job.numbers.agreed(step))
         return loss / max(len(x), 1)
 

@@ -16,6 +16,7 @@ from mpidp.compression import COMPRESSORS
 from mpidp.config import Config
 from mpidp.data import Data, Request
 from mpidp.data import load as load_data
+from mpidp.data.feed import Feed
 from mpidp.data.split import SPLITS, Split
 from mpidp.device import CPU, opened
 from mpidp.diagnostics import Diagnostics
@@ -56,6 +57,7 @@ class Job:
     diagnostics: Diagnostics
     lag: Lag  # of this rank, where --slow says so
     adder: Adder  # of the parts of a batch that this rank works on one after another
+    feed: Feed | None = None  # on a device: what brings batches there
     claims: Sequence[Claim] = ()  # on the run's directory: rank 0's, as long as the job lives
     numbers: Numbers = field(init=False)
 
@@ -78,13 +80,19 @@ class Job:
         """This rank's part of the global batch of step t: (step, x, y, slots in the global batch)."""
         self.lag.begin()
         parts = self.parts(t)
-        indices, slots = (np.concatenate(column) for column in zip(*parts, strict=True))
+        indices, slots = joined(parts)
         cuts: Sequence[int] = np.cumsum([len(part) for part, _ in parts[:-1]], dtype=np.int64).tolist()
         if micro := self.config.run.micro_batch:
             cuts = range(micro, len(indices), micro)
         total = self.split.batch_count(*divmod(t - 1, self.split.steps_per_epoch))
         step = Step(t, len(indices), total, self.schedule(t), self.meeting(t), cuts)
-        return step, *self.data.train.batch(indices), slots
+        x, y = self.feed.take(indices) if self.feed else self.data.train.batch(indices)
+        return step, x, y, slots
+
+    def prepare(self, t: int) -> None:
+        """On a device: have the batch of step t brought there while it computes."""
+        if self.feed and t <= self.steps:
+            self.feed.prepare(joined(self.parts(t))[0])
 
     def parts(self, t: int) -> list[tuple[np.ndarray, np.ndarray]]:
         """(indices, slots) of this rank's samples in step t, for each of its shards."""
@@ -193,8 +201,16 @@ def build(config: Config, comm: Communicator, resumed: Resumed | None = None) ->
     job = Job(
         config, comm, data, split, model, strategy, schedule, steps, route, products, diagnostics, late, adder
     )
+    if place.xp is not np:
+        job.feed = Feed(data.train, place.xp)
     job.numbers = together(comm, lambda: Numbers(job))
     return job
+
+
+def joined(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """(indices, slots) of several shards, one after another."""
+    indices, slots = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return indices, slots
 
 
 def choose_route(config: Config, comm: Communicator, n: int, dtype: Any, resumed: Resumed | None) -> Choice:

@@ -63,7 +63,9 @@ def train(
         comm.at(t, "training")
         with progress.stepping():
             step, x, y, slots = job.batch(t)  # this rank's part of the global batch
-            loss = numbers.gradients(step, x, y, slots)  # by the model; sent while backward computes the rest
+            numbers.gradients(step, x, y, slots)  # by the model; sent while backward computes the rest
+            job.prepare(t + 1)  # the next batch, on its way to a GPU
+            loss = numbers.loss(step)  # a GPU is waited for here, and nowhere else
             job.lag.end()  # --slow: here a rank is late
             step = numbers.agreed(step)  # without samples, where some rank's numbers are not finite
             (strategy.step if step.total else strategy.skip)(step)  # sync

@@ -9,9 +9,11 @@ from mpidp.arrays import Array, array_module
 GRID = 2.0**32
 
 
-def on_grid(loss: float) -> float:
+def on_grid(loss: float | Array) -> float | Array:
     """The nearest multiple of 2⁻³²: sums of such losses are exact up to 2²¹, hence the same in every order."""
-    return float(np.rint(loss * GRID)) / GRID
+    xp = array_module(loss)
+    rounded = xp.rint(loss * GRID) / GRID
+    return float(rounded) if xp is np else rounded
 
 
 class InOrder:
@@ -39,7 +41,7 @@ class InOrder:
         """What is to be added to the last part's gradient, in this order."""
         return [self.vector] if self.count else []
 
-    def loss(self, loss: float) -> float:
+    def loss(self, loss: float | Array) -> float | Array:
         """A part's loss as it is added to the others'."""
         return loss
 
@@ -80,7 +82,7 @@ class Tree:
     def held(self) -> list[Array]:
         return [vector for level, vector in enumerate(self.levels) if self.count >> level & 1]
 
-    def loss(self, loss: float) -> float:
+    def loss(self, loss: float | Array) -> float | Array:
         return on_grid(loss)
 
 

@@ -144,7 +144,7 @@ class Model:
         slots: Sequence[int] | np.ndarray | None = None,
         cuts: Sequence[int] = (),
         adder: Adder | None = None,
-    ) -> float:
+    ) -> float | Array:
         """Write grads = scale · d(Σ_i loss_i)/dparams for the samples of this batch; return Σ_i loss_i.
 
         Calls `ready(lo, hi)` as slices of `grads` become final, from the tail to the head, covering [0, size)
@@ -155,13 +155,14 @@ class Model:
         that they do not depend on which rank works on a sample.
         cuts: where the batch is cut into parts (ascending; a part may be empty) that are worked on one after another
         (gradient accumulation); adder: the order in which their gradients are added (default: one after another).
-        Raises NotFinite before backward, and so before anything is announced, where the loss is not finite.
+        Raises NotFinite before backward, and so before anything is announced, where the loss is not finite. On a device
+        nobody waits to see that: the loss is left there, and may be anything.
         """
         ready = ready or (lambda lo, hi: None)
         adder = adder or self._adder
         slots = np.arange(len(x)) if slots is None else np.asarray(slots)
         adder.begin()
-        loss = 0.0
+        loss: float | Array = 0.0
         parts = [slice(start, stop) for start, stop in pairwise([0, *cuts, len(x)])]
         for part in parts[:-1]:
             loss += adder.loss(self._part(x[part], y[part], scale, None, between, key, slots[part]))
@@ -204,7 +205,7 @@ class Model:
             x = layer.forward(x)
         return x
 
-    def _part(self, x, y, scale, ready: Ready | None, between, key, slots) -> float:
+    def _part(self, x, y, scale, ready: Ready | None, between, key, slots) -> float | Array:
         """The gradient of a part of a batch, announced where it is the last; its loss."""
         if len(x) == 0:
             for lo, hi in reversed(self.slices):
@@ -227,16 +228,15 @@ class Model:
             layer.tell = tell
         for dropout in self._dropouts:
             dropout.draw(key, slots)
-        value, dy = self.loss.value_and_gradient(self._forward(x), self.xp.asarray(y), scale)
-        loss = number(value)  # a device is waited for: nothing may be announced of a loss that is not finite
-        if not math.isfinite(loss):
+        loss, dy = self.loss.value_and_gradient(self._forward(x), self.xp.asarray(y), scale)
+        if self.xp is np and not math.isfinite(loss):
             raise NotFinite(f"the loss is {loss}")
         for layer in reversed(self.stack):
             if dy is None:
                 break
             dy = layer.backward(dy)
             tell(layer)
-        return loss
+        return float(loss) if self.xp is np else loss
 
     def _adding(self, held: Sequence[Array], ready: Ready) -> Ready:
         """`ready`, after the earlier parts' gradients have been added."""

@@ -16,4 +16,4 @@ def finite(vector: Array) -> bool:
     if math.isfinite(number(vector.dot(vector))):
         return True
     xp = array_module(vector)
-    return all(bool(xp.isfinite(vector[lo : lo + BLOCK]).all()) for lo in range(0, len(vector), BLOCK))
+    return all(number(xp.isfinite(vector[lo : lo + BLOCK]).all()) == 1 for lo in range(0, len(vector), BLOCK))

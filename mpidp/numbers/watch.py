@@ -1,15 +1,17 @@
 """The watch over a run's numbers, on this rank, and what all ranks do when one of them finds some that are bad."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mpidp.arrays import Array, array_module
+from mpidp.arrays import Array, array_module, to_host
 from mpidp.errors import RunError
 from mpidp.nn import NotFinite
 from mpidp.numbers import where
 from mpidp.numbers.finite import finite
+from mpidp.numbers.flags import Flags
 from mpidp.numbers.loss_scale import LossScale
 from mpidp.numbers.options import ABORT, REWINDS, SKIP, SKIPS, refuse
 from mpidp.strategies import Step
@@ -17,16 +19,19 @@ from mpidp.strategies import Step
 if TYPE_CHECKING:
     from mpidp.building import Job
 
-GOOD, GRADIENT, LOSS, PARAMETERS = range(4)
+GOOD, GRADIENT, LOSS, PARAMETERS = KINDS = range(4)
 """What a rank finds in a step that is not finite, the worst last."""
 NAMES = {GRADIENT: "gradient", LOSS: "loss", PARAMETERS: "model"}
 
 
 class Numbers:
-    """Asked by the training loop for each step's gradient (`gradients`), and whether it is to be applied (`agreed`).
+    """Asked by the training loop for each step's gradient, its `loss`, and whether it is to be applied (`agreed`).
 
     Raises UserError where the options want a step to be left out and the strategy cannot. Cost: where gradients are
     held back, a sum of P numbers over the ranks by the MPI library in every step.
+    On a device everything is looked at there, and this rank waits once, after backward and before the update. So
+    slices of a bad gradient may have been sent by then (where gradients are held back none is); nobody makes a whole
+    step of them, for the rank that has found them takes no part in it any more.
     """
 
     def __init__(self, job: "Job"):
@@ -36,7 +41,10 @@ class Numbers:
         self.scale = LossScale.of(run.loss_scale)
         self.holds = self.scale.dynamic or run.on_nonfinite != ABORT  # gradients, until all ranks have agreed
         self.comm = job.comm.Dup() if self.holds else job.comm
+        xp = job.strategy.setup.xp
+        self.flags = None if xp is np else Flags(xp, len(KINDS))
         self.found = GOOD  # by this rank in this step
+        self.value: float | Array = 0.0  # its loss, wherever that is
         self.left_out: set[int] = set()  # steps that a run which goes back is not to make again
         self.skipped: list[int] = []  # steps that were left out
         self.in_a_row = 0  # of these, the last ones
@@ -44,33 +52,52 @@ class Numbers:
         self.goes_back = False
         self.say: Callable[[str], None] = print  # to the user
 
-    def gradients(self, step: Step, x: Array, y: Array, slots: np.ndarray) -> float:
-        """This rank's gradient as the model makes it, on its way to the strategy; the loss.
-
-        Where something is not finite: raises RunError, or, where gradients are held back, leaves it to `agreed`.
-        """
-        job, self.found, loss = self.job, GOOD, 0.0
+    def gradients(self, step: Step, x: Array, y: Array, slots: np.ndarray) -> None:
+        """Have the model make this rank's gradient, which goes to the strategy on the way. No device is waited for."""
+        job, self.found, self.value = self.job, GOOD, 0.0
         if step.t in self.left_out:
-            return loss
+            return
         try:
-            if not finite(job.strategy.params):
-                self.found = PARAMETERS
+            if self.flags:
+                self.flags.begin()
+            self.look(job.strategy.params, PARAMETERS)
+            if self.found:
                 raise NotFinite
-            loss = job.model.gradients(
+            self.value = job.model.gradients(
                 x, y, job.strategy.scale(step) * self.scale.value, self.ready,
                 between=job.strategy.advance, key=(self.run.seed, step.t), slots=slots, cuts=step.cuts, adder=job.adder,
             )  # fmt: skip
         except NotFinite:
             self.found = self.found or LOSS
+
+    def loss(self, step: Step) -> float:
+        """The loss of this rank's samples, when it is computed and all is looked at.
+
+        Where something is not finite: raises RunError, or, where gradients are held back, leaves it to `agreed`.
+        """
+        loss = self.value
+        if self.flags and step.t not in self.left_out:
+            loss, found = self.flags.read(loss, self.job.strategy.advance, self.job.comm.spin)
+            self.found = max([*found, GOOD if math.isfinite(loss) else LOSS])
         if self.found and not self.holds:
             raise RunError(self.told(step))
         return loss
 
+    def look(self, vector: Array, kind: int) -> None:
+        """Is all of it finite? The host knows at once; a device says so when it is asked (`Flags.read`)."""
+        if self.flags:
+            self.flags.look(vector, kind)
+        elif not self.found and not finite(vector):
+            self.found = kind
+
     def ready(self, lo: int, hi: int) -> None:
         """grads[lo:hi] is final: on to the strategy, if it is good and not held back."""
-        part = self.job.model.grads[lo:hi]
-        if not self.found and not finite(part):
-            self.found = GRADIENT
+        if self.flags:
+            part = self.flags.piece(lo, hi)
+            if part is None:
+                return
+            lo, hi = part.start, part.stop
+        self.look(self.job.model.grads[lo:hi], GRADIENT)
         if self.holds:
             return
         if self.found:
@@ -147,6 +174,7 @@ class Numbers:
         """What this rank has found, where it began, and what to do."""
         job, t = self.job, step.t
         _, x, y, slots = job.batch(t)
+        x, y = to_host(x), to_host(y)
         indices = np.concatenate([indices for indices, _ in job.parts(t)])
         scale = job.strategy.scale(step) * self.scale.value
         batch = where.Batch(x, y, slots, indices, scale, (self.run.seed, t), step.cuts)

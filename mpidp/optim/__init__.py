@@ -4,7 +4,7 @@ A new optimizer is a subclass of `Optimizer` in its own file and one line in OPT
 """
 
 from mpidp.optim.adamw import AdamW
-from mpidp.optim.clipping import clip_scale, squared_norm
+from mpidp.optim.clipping import clip_factor, clip_scale, squared_norm
 from mpidp.optim.optimizer import Optimizer
 from mpidp.optim.schedules import Constant, Cosine
 from mpidp.optim.sgd import SGD
@@ -19,4 +19,13 @@ SCHEDULES: dict[str, type[Constant] | type[Cosine]] = {
     "cosine": Cosine,  # warm-up, then half a cosine down to a share of lr
 }
 
-__all__ = ["OPTIMIZERS", "SCHEDULES", "SGD", "AdamW", "Optimizer", "clip_scale", "squared_norm"]
+__all__ = [
+    "OPTIMIZERS",
+    "SCHEDULES",
+    "SGD",
+    "AdamW",
+    "Optimizer",
+    "clip_factor",
+    "clip_scale",
+    "squared_norm",
+]

@@ -65,7 +65,9 @@ class AdamW(Optimizer):
         """Whether update t leaves V alone."""
         return self.freeze_after is not None and t > self.freeze_after
 
-    def step(self, params: Array, grads: Array, lo: int, lr: float, t: int, scale: float = 1.0) -> None:
+    def step(
+        self, params: Array, grads: Array, lo: int, lr: float, t: int, scale: float | Array = 1.0
+    ) -> None:
         if self.on_device:
             from mpidp.optim import cupy_kernels
 

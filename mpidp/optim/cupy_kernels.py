@@ -37,37 +37,44 @@ SGD_MOMENTUM = """
     buf = mu * buf + g;
     p -= lr * (nesterov ? g + mu * buf : buf);
 """
-_EDGES = "raw int64 edges, int32 count, int64 lo, "
+# The factor of clipping: what the host knows of it, times what the device alone does.
+SCALE = "const T scale = factor * T(clip[0]);"
+_EDGES = "raw int64 edges, int32 count, int64 lo, T factor, raw float64 clip, "
 
 
 @cache
 def _kernel(name: str, inputs: str, outputs: str, body: str) -> Any:
     import cupy
 
-    return cupy.ElementwiseKernel(f"T grad, {_EDGES}{inputs}", outputs, body, name, preamble=PREAMBLE)
+    inputs = f"T grad, {_EDGES}{inputs}"
+    return cupy.ElementwiseKernel(inputs, outputs, f"{SCALE}\n{body}", name, preamble=PREAMBLE)
 
 
-def adamw(optimizer: "AdamW", params: Array, grads: Array, lo: int, lr: float, t: int, scale: float) -> None:
+def adamw(
+    optimizer: "AdamW", params: Array, grads: Array, lo: int, lr: float, t: int, scale: float | Array
+) -> None:
     """`AdamW.step` on device arrays."""
-    inputs = "T beta1, T beta2, T rate, T floor_, T keep, T scale, bool grows"
+    inputs = "T beta1, T beta2, T rate, T floor_, T keep, bool grows"
     kernel = _kernel("mpidp_adamw", inputs, "T p, T m, T v", ADAMW)
     o = optimizer.options
-    constants = (o.beta1, o.beta2, *optimizer.constants(lr, t), scale, not optimizer.frozen(t))
-    kernel(grads, *_edges(optimizer), lo, *constants, params, *_state(optimizer, lo, len(params)))
+    constants = (o.beta1, o.beta2, *optimizer.constants(lr, t), not optimizer.frozen(t))
+    common = *_edges(optimizer), lo, *_factors(optimizer, scale)
+    kernel(grads, *common, *constants, params, *_state(optimizer, lo, len(params)))
 
 
-def sgd(optimizer: "SGD", params: Array, grads: Array, lo: int, lr: float, scale: float) -> None:
+def sgd(optimizer: "SGD", params: Array, grads: Array, lo: int, lr: float, scale: float | Array) -> None:
     """`SGD.step` on device arrays."""
     o = optimizer.options
-    constants: tuple[float, ...] = (lr, scale, o.weight_decay)
+    constants: tuple[float, ...] = (lr, o.weight_decay)
     if o.momentum:
         kernel = _kernel(
-            "mpidp_sgd_momentum", "T lr, T scale, T decay, T mu, bool nesterov", "T p, T buf", SGD_MOMENTUM
+            "mpidp_sgd_momentum", "T lr, T decay, T mu, bool nesterov", "T p, T buf", SGD_MOMENTUM
         )
         constants += (o.momentum, o.nesterov)
     else:
-        kernel = _kernel("mpidp_sgd", "T lr, T scale, T decay", "T p", SGD_PLAIN)
-    kernel(grads, *_edges(optimizer), lo, *constants, params, *_state(optimizer, lo, len(params)))
+        kernel = _kernel("mpidp_sgd", "T lr, T decay", "T p", SGD_PLAIN)
+    common = *_edges(optimizer), lo, *_factors(optimizer, scale)
+    kernel(grads, *common, *constants, params, *_state(optimizer, lo, len(params)))
 
 
 def _edges(optimizer: "Optimizer") -> tuple[Array, int]:
@@ -76,6 +83,15 @@ def _edges(optimizer: "Optimizer") -> tuple[Array, int]:
         edges = [edge for run in optimizer.decay_runs for edge in run]
         optimizer.device_edges = optimizer.xp.array(edges or [0], dtype="int64"), len(edges)
     return optimizer.device_edges
+
+
+def _factors(optimizer: "Optimizer", scale: float | Array) -> tuple[float, Array]:
+    """Clipping's factor as the kernels take it: a number times an array of one number."""
+    if hasattr(scale, "get"):
+        return 1.0, scale
+    if optimizer.device_one is None:
+        optimizer.device_one = optimizer.xp.ones(1, "float64")
+    return scale, optimizer.device_one
 
 
 def _state(optimizer: "Optimizer", lo: int, length: int) -> list[Array]:

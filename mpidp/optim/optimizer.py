@@ -54,6 +54,7 @@ class Optimizer:
     state_names: tuple[str, ...] = ()
     scratch_count = 1
     device_edges: tuple[Array, int] | None = None  # on a device: see `cupy_kernels`
+    device_one: Array = None
 
     def __init__(self, options: Any, parameters: Sequence[Parameter], lo: int, hi: int, like: Array):
         self.options, self.lo, self.hi = options, lo, hi
@@ -72,10 +73,13 @@ class Optimizer:
         """How many flat vectors of state it keeps: what it needs of memory beside parameters and gradient."""
         return len(cls.state_names)
 
-    def step(self, params: Array, grads: Array, lo: int, lr: float, t: int, scale: float = 1.0) -> None:
+    def step(
+        self, params: Array, grads: Array, lo: int, lr: float, t: int, scale: float | Array = 1.0
+    ) -> None:
         """Update number t = 1, 2, ... of `params`, in place: the views [lo, lo + len) of the model's flat vectors.
 
         `grads` times `scale` is the gradient; `grads` itself is left as it is. Allocates no array.
+        On a device `scale` may be an array of one float64 there, so that nobody waits for it.
         """
         raise NotImplementedError
 

@@ -52,7 +52,9 @@ class SGD(Optimizer):
     def state_vectors(cls, options: SGDOptions) -> int:
         return 1 if options.momentum else 0
 
-    def step(self, params: Array, grads: Array, lo: int, lr: float, t: int, scale: float = 1.0) -> None:
+    def step(
+        self, params: Array, grads: Array, lo: int, lr: float, t: int, scale: float | Array = 1.0
+    ) -> None:
         if self.on_device:
             from mpidp.optim import cupy_kernels
 

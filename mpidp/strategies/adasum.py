@@ -57,7 +57,7 @@ class Adasum(Strategy):
     def step(self, step: Step) -> None:
         with self.communicating():
             self.sum(self.grads)
-        scale = self.clip_factor(self.squared_norm(self.grads))
+        scale = self.clipping(self.grads)
         self.optimizer.step(self.params, self.grads, 0, step.lr, step.t, scale)
 
     def sum(self, g: Array) -> None:

@@ -71,7 +71,7 @@ class AllReduce(Strategy):
             return self.step_by_buckets(step)
         with self.communicating():
             self.sum.finish(self.grads)
-        scale = self.clip_factor(self.squared_norm(self.grads))
+        scale = self.clipping(self.grads)
         self.optimizer.step(self.params, self.grads, 0, step.lr, step.t, scale)
 
     def step_by_buckets(self, step: Step) -> None:

@@ -19,7 +19,7 @@ from mpidp.collectives.wire import plain_bytes
 from mpidp.comm import Communicator
 from mpidp.compression import Place, Sum
 from mpidp.nn.layer import Parameter
-from mpidp.optim import clip_scale, squared_norm
+from mpidp.optim import clip_factor, clip_scale, squared_norm
 from mpidp.options import NoOptions
 from mpidp.strategies.state import Stateful
 
@@ -254,6 +254,10 @@ class Strategy(Stateful):
     def clip_factor(self, squared: float) -> float:
         """min(1, clip / ‖g‖) for a gradient of this squared norm."""
         return 1.0 if self.setup.clip is None else clip_scale(math.sqrt(squared), self.setup.clip)
+
+    def clipping(self, grads: Array) -> float | Array:
+        """The same of a gradient that lies here whole, for `Optimizer.step`: a device need not be waited for."""
+        return 1.0 if self.setup.clip is None else clip_factor(grads, self.setup.clip)
 
     def squared_norm(self, grads: Array) -> float:
         """‖g‖² where clipping asks for it, else 0 without a pass over the vector."""

@@ -133,7 +133,7 @@ class Gossip(Strategy):
 
     def step_alone(self, step: Step) -> None:
         if step.samples:
-            scale = self.clip_factor(self.squared_norm(self.grads))
+            scale = self.clipping(self.grads)
             self.optimizer.step(self.x, self.grads, 0, step.lr, step.t, scale)
 
     def begin(self) -> None:

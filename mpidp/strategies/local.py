@@ -30,7 +30,7 @@ class LocalSteps(Strategy):
 
     def step_by(self, grads, step: Step) -> None:
         """x_r ← optimizer(x_r, grads), with clipping."""
-        scale = self.clip_factor(self.squared_norm(grads))
+        scale = self.clipping(grads)
         self.optimizer.step(self.params, grads, 0, step.lr, step.t, scale)
 
     def rules(self):

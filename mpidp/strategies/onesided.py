@@ -73,7 +73,7 @@ class OneSided(Strategy):
 
     def step(self, step: Step) -> None:
         self.copy[...] = self.params
-        factor = self.clip_factor(self.squared_norm(self.grads))
+        factor = self.clipping(self.grads)
         self.optimizer.step(self.params, self.grads, 0, step.lr, step.t, factor)
         change = self.setup.xp.subtract(self.params, self.copy, out=self.grads)  # the gradient is used up
         before, one = int(self.seen[0]), counter(1)
