@@ -170,9 +170,11 @@ def compare(trial: Trial, facts: dict[str, Any], rank: int | None, expected: Exp
     wrong = [f"the summary says that {loss['ranks']} were lost" for loss in losses if loss["ranks"] != [rank]]
     if len(losses) > 1:
         wrong.append(f"{len(losses)} losses")
+    done = losses[0]["goes_on_after"] if losses else STEPS
+    if done % COPY_EVERY:
+        wrong.append(f"went on after step {done}, of which there is no copy")
     if wrong:
         return wrong
-    done = losses[0]["goes_on_after"] if losses else STEPS
     lost = (rank,) if losses and rank is not None else ()
     if trial.sync not in VARYING:
         same = facts["params_sha256"] == expected.after(lost, done)["params_sha256"]

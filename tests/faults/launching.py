@@ -68,7 +68,8 @@ def launch(command: list[str], folder: Path, fault: Fault, blow: Blow | None, dr
     """Start it; `fault` or `blow` kills. folder: the run's."""
     mark = uuid.uuid4().hex
     environment = launch_environment(fault.to_env()) | {MARK: mark}
-    environment["PRTE_MCA_state_base_recoverable"] = "1" if "shrink" in command else "0"
+    if "shrink" in command:
+        environment["PRTE_MCA_state_base_recoverable"] = "1"
     with tempfile.TemporaryDirectory(prefix="mpidp-faults-") as text:
         files = [Path(text) / name for name in ("out", "err", "shm")]
         began = time.monotonic()

@@ -38,12 +38,12 @@ logged every step once, and ended with the *bits* that it has to have. `restart`
 uninterrupted run. `shrink` (`--on-failure shrink` under a plain mpirun): those of the same steps made on threads of one
 process, where the ranks but the lost one go on from the state after the step that the summary names
 (`tests/faults/expected.py`). `supervised`: `mpidp.launch` with `--on-failure shrink`: one or the other. Of
-{", ".join(VARYING)}, whose bits depend on who is late: each update is there once, and the validation loss lies in the range
-of such runs on threads in which every set of ranks is late, taken once more on either side.
+{", ".join(VARYING)}, whose bits depend on who is late: each update is there once, and the validation loss lies in the
+range of such runs on threads in which every set of ranks is late, taken once more on either side.
 
 `{OUTSIDE}`: a process is killed from outside at a random moment; under `shrink` a rank while it trains, under the other
-two any process of a rank, also its guard, and in half of the runs before training begins. `{EARLY}`: any process, before
-training begins, under a plain mpirun: the run ends in time, with the cause named, and leaves no process."""
+two any process of a rank, also its guard, and in half of the runs before training begins. `{EARLY}`: any process,
+before training begins, under a plain mpirun: the run ends in time, with the cause named, and leaves no process."""
 
 
 def main(arguments: list[str]) -> int:
@@ -87,7 +87,8 @@ def page(outcomes: list[Outcome], seconds: float, arguments: list[str]) -> str:
     lines = [
         "# Kills",
         "",
-        f"`{command}`: {len(kills)} kills by SIGKILL, each of one process of a run of {STEPS} steps on {RANKS} ranks, in {seconds:.0f} s. {found.vendor} {found.version}, "
+        f"`{command}`: {len(kills)} kills by SIGKILL, each of one process of a run of {STEPS} "
+        f"steps on {RANKS} ranks, in {seconds:.0f} s. {found.vendor} {found.version}, "
         f"Python {platform.python_version()}, {platform.machine()}, {len(cores())} cores.",
         "",
         EXPLANATION,
