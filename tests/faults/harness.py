@@ -1,28 +1,17 @@
-"""Kill a rank of a small run, and see that the run ends as promised: `survive(Trial(...), folder)`."""
+"""Kill a rank of a small run, and see that the run ends as promised: `survive(Trial(...), folder, References())`."""
 
-import contextlib
-import io
 import json
-import os
 import random
-import shutil
-import signal
-import subprocess
-import sys
-import tempfile
-import time
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from mpidp.comm import Communicator, run_ranks
-from mpidp.train import train
-from mpidp.workspace import configure
+from tests.faults.expected import Expected
+from tests.faults.launching import LIMIT, STARTING, Blow, Ended, launch, plain, supervised
 from tests.faults.victim import PHASES, Fault
-from tests.launch import MARK, ROOT, find_mpiexec, launch_environment, marked_processes
 
 RANKS = 3
-STEPS, SAVE_EVERY = 12, 4
+STEPS, SAVE_EVERY, COPY_EVERY = 12, 4, 2
 MODEL = (
     "--model mlp --data synthetic-classes --features 5 --classes 3 --samples 200 --hidden 16 --batch-size 24 "
     f"--lr 0.01 --steps {STEPS} --checkpoint-every {SAVE_EVERY} --timeout 60 --blas numpy --json"
@@ -39,15 +28,25 @@ SYNCS = {
     "onesided": [],
     "none": ["--collective", "ring"],
 }
-VARYING = {"onesided"}  # strategies whose bits depend on who is late, as they are set here
-OUTSIDE = "outside"  # a phase: the harness kills a process of a rank, at a random moment
-LIMIT = 90.0  # seconds: beyond it, a run hangs
-MARGIN = 0.05
-"""How far the validation loss of a run that went on with a rank fewer may be from the uninterrupted run's, as a share
-of what training gained there, beyond how far it is where there was a rank fewer from the beginning."""
+VARYING = ("onesided",)  # strategies whose bits depend on who is late, as they are set here
+
+OUTSIDE = "outside"  # a phase: a process is killed from outside, at a random moment
+EARLY = "early"  # likewise, before the run trains
+PACE = 0.05  # seconds that a step takes at least, where it is to be killed from outside
+RESTART, SHRINK, SUPERVISED, ABORT = "restart", "shrink", "supervised", "abort"
+PROMISES = {
+    RESTART: (*PHASES, OUTSIDE),
+    SHRINK: (*PHASES, OUTSIDE, EARLY),
+    SUPERVISED: (OUTSIDE,),
+    ABORT: (*PHASES, OUTSIDE, EARLY),
+}
+"""The phases of kills under each policy. Supervised: `mpidp.launch` with --on-failure shrink. From outside, under the
+supervisor, any process of a rank may be hit, its guard as well, and at any moment from the launch on; under a plain
+mpirun, a rank that trains. Early, any process, before the run trains: a plain mpirun then ends the job, in time and
+with the cause named."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Trial:
     """One kill."""
 
@@ -66,203 +65,132 @@ class Outcome:
 
     trial: Trial
     seconds: float
+    killed: bool
     problems: list[str]
     text: str = ""
 
 
-@dataclass
-class Ended:
-    code: int
-    stdout: str
-    stderr: str
-    seconds: float
-    late: bool
-    processes: list[str]  # that it left
-    segments: list[str]  # in /dev/shm
-
-    def summary(self) -> dict:
-        for line in reversed(self.stdout.splitlines()):
-            with contextlib.suppress(ValueError):
-                found = json.loads(line)
-                if isinstance(found, dict):
-                    return found
-        return {}
-
-
 def trials(policies: tuple[str, ...], seed: int) -> list[Trial]:
-    """Every strategy and phase under every policy, and kills from outside."""
+    """Every strategy and phase under every policy."""
+    every = [(phase, policy) for phase in (*PHASES, OUTSIDE, EARLY) for policy in policies]
     return [
         Trial(sync, policy, phase, seed)
-        for phase in (*PHASES, OUTSIDE)
-        for policy in policies
+        for phase, policy in every
+        if phase in PROMISES[policy]
         for sync in SYNCS
     ]
 
 
-def survive(trial: Trial, folder: Path, expected: list[dict]) -> Outcome:
-    """Run it; `expected`: what `undisturbed` gave for its strategy."""
+class References:
+    """What runs must come to, by strategy; made when first asked for."""
+
+    def __init__(self) -> None:
+        self.known: dict[tuple[str, bool], Expected] = {}
+
+    def of(self, trial: Trial) -> Expected:
+        copies = trial.policy in (SHRINK, SUPERVISED)
+        if (trial.sync, copies) not in self.known:
+            arguments = [*MODEL, "--sync", trial.sync, *SYNCS[trial.sync]]
+            self.known[trial.sync, copies] = Expected(
+                trial.sync, RANKS, arguments, COPY_EVERY if copies else None
+            )
+        return self.known[trial.sync, copies]
+
+
+def survive(trial: Trial, folder: Path, references: References) -> Outcome:
+    """Run it."""
     draw = random.Random(str(trial))
-    once = folder / "struck"
+    once, run = folder / "struck", folder / "run"
+    from_outside = trial.phase in (OUTSIDE, EARLY)
     fault = Fault(
         rank=draw.randrange(RANKS),
         phase=trial.phase,
         step=SAVE_EVERY if trial.phase == "saving" else draw.randint(1, STEPS),
         once=str(once),
         turn=draw.randint(1, 12),
-        pace=0.05 if trial.phase == OUTSIDE else 0.0,
+        pace=PACE if from_outside else 0.0,
     )
-    outside = draw.uniform(0.0, 1.5) if trial.phase == OUTSIDE else None
-    ended = launch(trial.policy, options(trial.sync, folder / "run"), fault, outside, draw)
-    problems = []
+    blow = blow_of(trial, draw) if from_outside else None
+    ended = launch(command(trial, run), run, fault, blow, draw)
+    killed = once.exists() or ended.struck is not None
+    problems = [] if killed or blow else ["nobody was killed"]
     if ended.late:
         problems.append(f"it was still running after {LIMIT:g} s")
-    if trial.phase != OUTSIDE and not once.exists():
-        problems.append("nobody was killed")
-    # A job that mpirun ends leaves MPICH's segments there, which nobody of its own could remove.
-    left = ended.processes + (ended.segments if trial.policy != "abort" else [])
-    problems += [f"it left {name}" for name in left]
-    killed = once.exists() or ended.code != 0 or ": restart " in ended.stderr
-    if trial.policy == "abort":
-        if killed and (
-            ended.code == 0 or f"rank {fault.rank} " not in ended.stderr or "SIGKILL" not in ended.stderr
-        ):
-            problems.append("the cause was not named")
-    elif ended.code != 0:
-        problems.append(f"exit code {ended.code}")
-    else:
-        problems += compare(trial, ended.summary(), *expected)
+    problems += [f"it left {name}" for name in ended.processes]
     if "Traceback" in ended.stderr:
         problems.append("a traceback")
-    told = f"fault: {fault}, {outside}\n-- stdout --\n{ended.stdout[-2000:]}\n-- stderr --\n{ended.stderr[-4000:]}"
-    return Outcome(trial, ended.seconds, problems, told)
+    rank = ended.struck if blow else fault.rank
+    if ended.code and (trial.policy == ABORT or (trial.policy == SHRINK and trial.phase == EARLY)):
+        # A job that mpirun ends leaves MPICH's segments in /dev/shm, which nobody of its own could remove.
+        problems += (
+            [] if named(ended, None if trial.phase == EARLY else rank) else ["the cause was not named"]
+        )
+    elif ended.code:
+        problems.append(f"exit code {ended.code}")
+    elif trial.policy == ABORT and killed and not blow:
+        problems.append("exit code 0")
+    else:
+        problems += [f"it left {name}" for name in ended.segments]
+        problems += compare(trial, ended.summary(), rank, references.of(trial))
+        problems += unlike(run / "metrics.jsonl")
+    told = (
+        f"fault: {fault}, {blow}\n-- stdout --\n{ended.stdout[-3000:]}\n-- stderr --\n{ended.stderr[-4000:]}"
+    )
+    return Outcome(trial, ended.seconds, killed, problems, told)
 
 
-def compare(trial: Trial, facts: dict, undisturbed: dict, fewer: dict) -> list[str]:
-    """What is wrong with the result, beside those of runs that nothing happened to, with all ranks and one fewer."""
+def blow_of(trial: Trial, draw: random.Random) -> Blow:
+    """When a process is killed from outside, and which."""
+    any_process = trial.phase == EARLY or trial.policy in (RESTART, SUPERVISED)
+    early = trial.phase == EARLY or (any_process and draw.random() < 0.5)
+    return Blow(early, draw.uniform(0.0, STARTING if early else STEPS * PACE), any_process)
+
+
+def command(trial: Trial, folder: Path) -> list[str]:
+    """What starts the ranks as this policy wants it."""
+    arguments = [*MODEL, "--sync", trial.sync, *SYNCS[trial.sync], "--run-dir", str(folder)]
+    if trial.policy in (SHRINK, SUPERVISED):
+        arguments += ["--on-failure", "shrink", "--copy-every", str(COPY_EVERY)]
+    start = supervised if trial.policy in (RESTART, SUPERVISED) else plain
+    return start(RANKS, arguments)
+
+
+def named(ended: Ended, rank: int | None) -> bool:
+    """Whether it was said who was killed, and by what; `rank` None: by what, in the launcher's words or ours."""
+    if rank is None:
+        return any(word in ended.stderr + ended.stdout for word in ("SIGKILL", "signal 9"))
+    return f"rank {rank} " in ended.stderr and "SIGKILL" in ended.stderr
+
+
+def compare(trial: Trial, facts: dict[str, Any], rank: int | None, expected: Expected) -> list[str]:
+    """What is wrong with the result of a run, in which this rank was killed."""
     if not facts:
         return ["no summary"]
-    if trial.policy == "restart" and trial.sync not in VARYING:
-        same = facts["params_sha256"] == undisturbed["params_sha256"]
-        return [] if same else ["other bits than those of an uninterrupted run"]
-    gained = undisturbed["validation_loss_before"] - undisturbed["validation_loss"]
-    apart, allowed = (
-        abs(of["validation_loss"] - undisturbed["validation_loss"]) / gained for of in (facts, fewer)
-    )
-    allowed = MARGIN + (allowed if trial.policy == "shrink" else 0)
-    told = f"the loss is {apart:.0%} of what training gained from the uninterrupted run's, and may be {allowed:.0%}"
-    return [] if apart <= allowed else [told]
+    losses = facts.get("losses", [])
+    wrong = [f"the summary says that {loss['ranks']} were lost" for loss in losses if loss["ranks"] != [rank]]
+    if len(losses) > 1:
+        wrong.append(f"{len(losses)} losses")
+    done = losses[0]["goes_on_after"] if losses else STEPS
+    if done % COPY_EVERY:
+        wrong.append(f"went on after step {done}, of which there is no copy")
+    if wrong:
+        return wrong
+    lost = (rank,) if losses and rank is not None else ()
+    if trial.sync not in VARYING:
+        same = facts["params_sha256"] == expected.after(lost, done)["params_sha256"]
+        return [] if same else [f"other bits than those of the same steps on threads, lost after step {done}"]
+    made, due = sum(facts["staleness"].values()), RANKS * done + (RANKS - 1) * (STEPS - done)
+    if made != due:
+        wrong.append(f"{made} updates instead of {due}")
+    least, most = expected.losses(lost, done)
+    if not least <= facts["validation_loss"] <= most:
+        wrong.append(f"a validation loss of {facts['validation_loss']:.4f}, not {least:.4f} to {most:.4f}")
+    return wrong
 
 
-def options(sync: str, folder: Path) -> list[str]:
-    return [*MODEL, "--sync", sync, *SYNCS[sync], "--run-dir", str(folder)]
-
-
-def undisturbed(sync: str, folder: Path) -> list[dict]:
-    """The summaries of runs that nothing happens to, with all ranks and one fewer: on threads, with the same bits."""
-    summaries = []
-    for ranks in (RANKS, RANKS - 1):
-        arguments = options(sync, folder / str(ranks))
-
-        def body(comm: Communicator, arguments: list[str] = arguments) -> dict:
-            return train(*configured(comm, arguments))
-
-        with contextlib.redirect_stdout(io.StringIO()):
-            summaries.append(run_ranks(ranks, body)[0])
-    return summaries
-
-
-def configured(comm: Communicator, arguments: list[str]) -> tuple:
-    config, folder, resumed = configure(comm, arguments)
-    return config, comm, folder, resumed
-
-
-def launch(
-    policy: str, arguments: list[str], fault: Fault, outside: float | None, draw: random.Random
-) -> Ended:
-    """Start the ranks as this policy wants it, kill one of them, and wait for the end."""
-    program = ["-m", "tests.faults.victim"]
-    if policy == "restart":
-        code = f"import sys; from mpidp.launch.__main__ import main; sys.exit(main(sys.argv[1:], {program}))"
-        command = [sys.executable, "-c", code, "-n", str(RANKS), "--backoff", "0.05", "--", *arguments]
-    else:
-        arguments += ["--on-failure", policy, *(["--copy-every", "2"] if policy == "shrink" else [])]
-        command = [find_mpiexec(), "-n", str(RANKS), sys.executable, *program, *arguments]
-    mark = uuid.uuid4().hex
-    environment = launch_environment(fault.to_env()) | {MARK: mark}
-    if policy == "shrink":
-        environment["PRTE_MCA_state_base_recoverable"] = "1"
-    with tempfile.TemporaryDirectory(prefix="mpidp-faults-") as text:
-        files = [Path(text) / name for name in ("out", "err", "shm")]
-        began = time.monotonic()
-        with files[0].open("wb") as out, files[1].open("wb") as err:
-            process = subprocess.Popen(
-                [*with_own_memory(files[2]), *command],
-                stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment, cwd=ROOT, start_new_session=True,
-            )  # fmt: skip
-            late = False
-            try:
-                if outside is not None:
-                    if policy == "shrink":
-                        until_training(arguments)
-                    time.sleep(outside)
-                    kill_a_rank(mark, draw, guards=policy != "shrink")
-                process.wait(LIMIT)
-            except subprocess.TimeoutExpired:
-                late = True
-            seconds = time.monotonic() - began
-            left = processes_left(mark, 5.0 if not late else 0.0)
-            process.wait(10)
-        segments = files[2].read_text().split() if files[2].exists() else []
-        out_text, err_text = (file.read_text(errors="replace") for file in files[:2])
-    return Ended(process.returncode, out_text, err_text, seconds, late, left, segments)
-
-
-def with_own_memory(listing: Path) -> list[str]:
-    """What runs a command with a /dev/shm of its own, and lists what is left there, where this user may have one."""
-    script = 'mount -t tmpfs tmpfs /dev/shm && { "$@"; code=$?; ls -A /dev/shm >"$LISTING"; exit $code; }'
-    allowed = shutil.which("unshare") and os.geteuid() == 0
-    if (
-        not allowed
-        or subprocess.run(["unshare", "--mount", "true"], check=False, capture_output=True).returncode
-    ):
-        return []
-    return ["env", f"LISTING={listing}", "unshare", "--mount", "sh", "-c", script, "sh"]
-
-
-def until_training(arguments: list[str]) -> None:
-    """Return when the run has begun to train: before that, and of its guards, shrink promises nothing."""
-    metrics = Path(arguments[arguments.index("--run-dir") + 1]) / "metrics.jsonl"
-    limit = time.monotonic() + LIMIT
-    while not metrics.exists() and time.monotonic() < limit:
-        time.sleep(0.01)
-
-
-def kill_a_rank(mark: str, draw: random.Random, guards: bool) -> None:
-    """SIGKILL to a process that belongs to a rank: the rank itself, or the guard in front of it."""
-    ranks = []
-    for pid in marked_processes(mark):
-        with contextlib.suppress(OSError):
-            command, environ = (Path(f"/proc/{pid}/{name}").read_bytes() for name in ("cmdline", "environ"))
-            is_rank = any(name in environ for name in (b"\0PMI_RANK=", b"\0OMPI_COMM_WORLD_RANK="))
-            is_guard = Path(f"/proc/{pid}/comm").read_text().strip() == "mpidp-guard"
-            if is_rank and b"tests.faults.victim" in command and (guards or not is_guard):
-                ranks.append(pid)
-    if ranks:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(draw.choice(sorted(ranks)), signal.SIGKILL)
-
-
-def processes_left(mark: str, patience: float) -> list[str]:
-    """Those that live on `patience` seconds after the launcher, ended."""
-    limit = time.monotonic() + patience
-    while (left := marked_processes(mark)) and time.monotonic() < limit:
-        time.sleep(0.02)
-    names = []
-    for pid in left:
-        with contextlib.suppress(OSError):
-            names.append(
-                f"process {pid}: {Path(f'/proc/{pid}/cmdline').read_bytes().replace(bytes(1), b' ')[:60]!r}"
-            )
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    return names
+def unlike(metrics: Path) -> list[str]:
+    """What is wrong with the lines of the steps that were logged."""
+    lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    steps = [line["step"] for line in lines if "train_loss" in line]
+    due = [t for t in range(1, STEPS + 1) if t % SAVE_EVERY == 0 or t % 10 == 0 or t == STEPS]
+    return [] if steps == due else [f"metrics.jsonl has steps {steps}, not {due}"]
