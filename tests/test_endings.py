@@ -135,14 +135,6 @@ def test_an_interrupted_rank(tmp_path):
     assert "mpidp: error: rank 1 was interrupted" in finished.stderr
 
 
-def test_ranks_that_fail_in_two_ways_end_with_one_code(tmp_path):
-    """MPICH's mpirun makes 3 of 1 and 2, by a bitwise or: that would say that the run was stopped by a signal."""
-    mistakes = "from mpidp.errors import RunError, UserError; raise (UserError if job.comm.rank == 1 else RunError)('no')"
-    program = failing(mistakes).replace("job.comm.rank == 1:", "job.comm.rank > 0:")
-    finished = run_ranks(3, ["-c", program, *map(str, TINY_GPT), "--run-dir", tmp_path / "run"])
-    assert error_line(finished) == "mpidp: error: no"
-
-
 def test_want_of_memory_is_one_line(tmp_path):
     finished = crashed("raise MemoryError('Unable to allocate 9 GiB')", tmp_path)
     assert "rank 1 is out of memory (Unable to allocate 9 GiB)" in error_line(finished)

@@ -26,7 +26,7 @@ def end(comm: "Communicator", text: str, code: int) -> int:
         if control:
             control.end_with(code)
         say(text)
-        time.sleep(DRAIN)
+    time.sleep(DRAIN)
     code = control.code if control else code
     if comm.size > 1 or control:
         comm.Abort(code)
