@@ -6,7 +6,17 @@ from mpidp import arithmetic
 from mpidp.collectives import AUTO, COLLECTIVES
 from mpidp.compression import COMPRESSORS, PLAIN
 from mpidp.errors import UserError
+from mpidp.failure_options import ABORT, RESTART, SHRINK
 from mpidp.strategies import STRATEGIES
+
+
+def check_skip_damaged(run: Any) -> None:
+    """Raise UserError where the run never goes on from a checkpoint."""
+    if run.skip_damaged and not run.resume and run.on_failure == ABORT:
+        raise UserError(
+            "--skip-damaged says from which checkpoint a run goes on: add --resume, or an --on-failure that goes on "
+            f"from one ({RESTART}, {SHRINK})"
+        )
 
 
 def check_reproducible(run: Any) -> None:

@@ -104,6 +104,7 @@ class RunOptions(DiagnosticOptions, CheckpointOptions, NumberOptions, FailureOpt
         CheckpointOptions.__post_init__(self)
         check(self)
         FailureOptions.__post_init__(self)
+        combinations.check_skip_damaged(self)
         if self.reproducible is not None:
             combinations.check_reproducible(self)
 

@@ -69,6 +69,13 @@ def shared_memory_leftovers() -> list[Path]:
     return sorted(path for path in found if str(path) not in mapped)
 
 
+def shared_memory_mapped(pattern: str = "*") -> list[Path]:
+    """The files in /dev/shm that this process has mapped and that still have a name, which fits the pattern."""
+    maps = _read(Path("/proc/self/maps")).splitlines()
+    paths = {line.split(maxsplit=5)[-1] for line in maps if f" {SHARED_MEMORY}/" in line}
+    return [Path(path) for path in sorted(paths) if Path(path).match(pattern) and Path(path).exists()]
+
+
 def terminal_columns() -> int | None:
     """The width of the terminal on which this process's standard output ends, None where it ends on none.
 

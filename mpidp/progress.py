@@ -188,6 +188,7 @@ class Progress:
         wait: return when it is on disk, with None, or, on every rank, why it is not there.
         """
         self.saved = t
+        self.job.comm.at(phase="saving")
         self.tell(
             wait=True
         )  # lines up to here are written before the checkpoint counts: all ranks have come to it

@@ -13,7 +13,7 @@ import pytest
 from mpidp.errors import UserError
 from mpidp.launch.__main__ import main
 from mpidp.launch.launchers import Launcher, parse_hosts, place
-from tests.crash import failing
+from tests.crash import failing, once_saved
 from tests.launch import MARK, find_mpiexec, launch_environment, marked_processes, run_alone
 from tests.test_train import error_line, train
 
@@ -67,6 +67,18 @@ def test_where_nothing_was_saved_it_begins_at_the_beginning(tmp_path, undisturbe
     assert "without --checkpoint-every N nothing is saved" in finished.stderr
     (line,) = told(finished)
     assert "from the beginning" in line
+
+
+def test_a_restart_from_the_last_checkpoint_that_is_whole(tmp_path, undisturbed):
+    """--skip-damaged may be given at the first start, before there is anything to skip."""
+    run, once = tmp_path / "run", str(tmp_path / "killed")
+    file = str(run / "checkpoints" / "step-00000008" / "rank-00000.safetensors")
+    damage = f"os.path.exists({once!r}) or (open({once!r}, 'w').close(), os.truncate({file!r}, 9), {KILL})"
+    program = failing(once_saved(run, 8, damage), step=10, rank=0)
+    finished = supervised(program, run, options=[*SAVING, "--skip-damaged"])
+    assert digest(finished) == undisturbed
+    (line,) = told(finished)
+    assert "from step-00000008" in line and "step-00000008 is damaged" in finished.stdout
 
 
 def test_fewer_ranks_where_as_many_fail_again_and_again(tmp_path):

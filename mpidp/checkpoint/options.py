@@ -10,7 +10,7 @@ from mpidp.options import option
 class CheckpointOptions:
     resume: bool = option(False, "go on from the last complete checkpoint in --run-dir")
     skip_damaged: bool = option(
-        False, "where the last checkpoint is damaged, have --resume go on from the last one that is whole"
+        False, "where the last checkpoint is damaged, have a run go on from the last one that is whole"
     )
     checkpoint_every: int | None = option(None, "steps between two checkpoints (none by default)", minimum=1)
     keep_checkpoints: int | None = option(None, "how many of them to keep (default: 2)", minimum=1)
@@ -20,5 +20,3 @@ class CheckpointOptions:
             raise UserError(
                 f"--keep-checkpoints {self.keep_checkpoints} needs --checkpoint-every N, without which there are none"
             )
-        if self.skip_damaged and not self.resume:
-            raise UserError("--skip-damaged says from which checkpoint --resume goes on: add --resume")

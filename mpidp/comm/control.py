@@ -49,7 +49,7 @@ class Control(Links):
         self.in_mpi = False  # where it does so in a call that cannot be polled
         self.on_late: Callable[[str], None] = lambda what: None  # what to do about a wait that is too long
         self.orders: Orders | None = None  # of the calls on communicators, where they are checked
-        self.ending = False  # the word is said, and the job is at its end
+        self.codes: dict[int, int] = {}  # rank -> the exit code with which it has ended the job
         self.main = threading.get_ident()
         self._accepted: set[int] = set()  # lost ranks with whom nobody reckons any more
         self._news = False  # a loss that the main thread has not been told
@@ -122,22 +122,54 @@ class Control(Links):
             self.check()
             time.sleep(0.01)
 
+    @property
+    def ending(self) -> bool:
+        """Whether the job is at its end: a rank has said why, or is about to."""
+        return bool(self.codes)
+
+    @property
+    def code(self) -> int:
+        """The job's exit code, the same on all ranks: of several that end it at once, the first rank's.
+
+        Launchers make one of their ranks' codes, and MPICH's by a bitwise or: of 1 and 2, 3, which means something
+        else.
+        """
+        return self.codes[min(self.codes)]
+
+    def end_with(self, code: int) -> None:
+        """This rank ends the job, and says why."""
+        self._ends(self.rank, code)
+        self.tell("end", code)
+
     # In the control thread: endings that the main thread cannot bring about
 
     def end(self, text: str, code: int) -> None:
         """End the job: say why, and end all ranks with this exit code, whatever their main threads do."""
         if self.ending:
             return
-        self.ending = True
+        self.end_with(code)
         say(text)
-        self.tell("end", code)
-        self.later(DRAIN, threading.Thread(target=self.abort, args=(code,), daemon=True).start)
-        self.later(DRAIN + END, partial(os._exit, code))
+        self.later(DRAIN, threading.Thread(target=lambda: self.abort(self.code), daemon=True).start)
+        self.later(DRAIN + END, self._exit)
 
     def _another_ends_the_job(self, rank: int, code: int) -> None:
         """That rank has said why."""
-        self.ending = True
-        self.later(END, partial(os._exit, code))
+        self._ends(rank, code)
+        self.later(END, self._exit)
+
+    def _ends(self, rank: int, code: int) -> None:
+        self.codes[rank] = code
+        if self.guard:
+            self.guard.told()
+
+    def close(self) -> None:
+        """Say goodbye to all others and end the thread."""
+        if self.guard:
+            self.guard.told()
+        super().close()
+
+    def _exit(self) -> None:
+        os._exit(self.code)
 
     def _one_is_lost(self, rank: int) -> None:
         self._news = True

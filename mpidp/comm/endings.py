@@ -17,17 +17,17 @@ TURN = 0.5  # seconds for which a rank leaves the word to the one before it
 
 
 def end(comm: "Communicator", text: str, code: int) -> int:
-    """Say why, and end all ranks with this exit code."""
+    """Say why, and end all ranks with this exit code; or with the one with which another rank has ended the job."""
     # Ranks often fail together: each waits its turn, and the first to speak ends the others.
     control = comm.control
     turn = control.alive().index(control.rank) if control else comm.rank
     time.sleep(min(TURN * turn, 3.0))
     if control is None or not control.ending:
         if control:
-            control.ending = True
-            control.tell("end", code)
+            control.end_with(code)
         say(text)
-        time.sleep(DRAIN)
+    time.sleep(DRAIN)
+    code = control.code if control else code
     if comm.size > 1 or control:
         comm.Abort(code)
     return code

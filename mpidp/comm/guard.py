@@ -3,9 +3,13 @@
 It is forked before MPI is loaded and is the parent of the rank, so that the system tells it of the rank's end: by which
 signal, with which exit code. It then tells the other ranks, by the rank's own connections to them (`comm/control.py`),
 of which it holds duplicates: they hear the cause before they see the end of file. What the launcher sees is the guard:
-it passes signals on to the rank, and the rank's ending on to the launcher. Where the job is to go on without lost ranks
+it passes signals on to the rank, and the rank's ending on to the launcher: as an exit code of the table in
+docs/reliability.md, since some launchers make one of all ranks' endings. Where the job is to go on without lost ranks
 (`--on-failure shrink`) it tells a launcher of MPICH's family that the rank is through with MPI (PMI-1's `cmd=finalize`)
 and ends with code 0, for otherwise the launcher would end all others.
+
+A rank that is stopped (SIGSTOP) hears nothing. Where the others go on without it its guard ends it, for it would hold
+the launcher, and the claim on the run's directory.
 
 Cost: a fork at the start, and a process that sleeps, whose memory is that of the rank before it loaded MPI; nothing in
 a step but a number written to shared memory. So it always stands there.
@@ -16,7 +20,6 @@ import ctypes
 import json
 import mmap
 import os
-import resource
 import select
 import signal
 import socket
@@ -36,7 +39,14 @@ LAST_WORDS = (
     4.0  # seconds that the others have to say why they end, before the launcher hears of it from the guard
 )
 FDS_AT_ONCE = 200  # the system takes 253 in a message
+LOOK, LOOK_STOPPED = 5.0, 0.2  # seconds between two looks at the rank, and at one that is stopped
+UNREAD = 1 << 20  # bytes of what the others have told a stopped rank, at most, that are looked through
 PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15
+
+LOST = 1
+"""The exit code of a rank that was killed, and of all who lose one."""
+
+INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM)  # 128 more, as where a rank ends at once by them
 
 HINTS = {
     signal.SIGKILL: "by hand, by the batch system, or for want of memory",
@@ -58,6 +68,11 @@ class Guard:
     def policy(self, name: str) -> None:
         """What `--on-failure` says."""
         self._line.sendall(json.dumps({"policy": name}).encode() + b"\n")
+
+    def told(self) -> None:
+        """The others know why this rank ends, and need no time to say so."""
+        with contextlib.suppress(OSError):
+            self._line.sendall(b'{"told": true}\n')
 
     def connected(self, sockets: Sequence[socket.socket]) -> None:
         """These lead to the other ranks."""
@@ -108,9 +123,10 @@ class Watch:
 
     def __init__(self, rank: int, pid: int, line: socket.socket, record: mmap.mmap, kills: int):
         self.rank, self.pid, self.line, self.record, self.kills = rank, pid, line, record, kills
-        self.policy = "abort"
+        self.policy, self.told = "abort", False
         self.peers: list[socket.socket] = []
         self.read = b""
+        self.stopped = False
 
     def run(self) -> NoReturn:
         woken, waker = socket.socketpair()
@@ -126,7 +142,12 @@ class Watch:
             if status is not None:
                 self.hear()  # what the rank said last
                 self.end(status)
-            ready, _, _ = select.select(sources, [], [], 5.0)
+            if self.stopped and self.left_out():
+                text = f"{self.name()} is stopped, and the others go on without it: it is ended"
+                os.write(2, f"mpidp: {text}\n".encode())
+                os.kill(self.pid, signal.SIGKILL)
+                self.stopped = False
+            ready, _, _ = select.select(sources, [], [], LOOK_STOPPED if self.stopped else LOOK)
             if self.line in ready and not self.hear():
                 sources.remove(self.line)
             if woken in ready:
@@ -135,8 +156,29 @@ class Watch:
                         os.kill(self.pid, number)
 
     def ended(self) -> int | None:
-        pid, status = os.waitpid(self.pid, os.WNOHANG)
-        return os.waitstatus_to_exitcode(status) if pid else None
+        """The rank's exit code (negative: the signal), None as long as it lives."""
+        while True:
+            pid, status = os.waitpid(self.pid, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
+            if not pid:
+                return None
+            if not (os.WIFSTOPPED(status) or os.WIFCONTINUED(status)):
+                return os.waitstatus_to_exitcode(status)
+            self.stopped = os.WIFSTOPPED(status)
+
+    def left_out(self) -> bool:
+        """Whether one of the others has told the stopped rank that the job goes on without it."""
+        for peer in self.peers:
+            with contextlib.suppress(OSError):
+                unread = peer.recv(UNREAD, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+                for line in unread.split(b"\n"):
+                    with contextlib.suppress(ValueError):  # empty, or the rest of one
+                        kind, value = json.loads(line)
+                        if kind == "without" and self.rank in value:
+                            return True
+        return False
+
+    def name(self) -> str:
+        return f"rank {self.rank} ({socket.gethostname()}, pid {self.pid})"
 
     def hear(self) -> bool:
         """Take what the rank says; whether it may say more."""
@@ -152,10 +194,10 @@ class Watch:
                 return False
             *lines, self.read = (self.read + text).split(b"\n")
             for said in map(json.loads, filter(None, lines)):
-                self.policy = said.get("policy", self.policy)
+                self.policy, self.told = said.get("policy", self.policy), said.get("told", self.told)
 
     def end(self, code: int) -> NoReturn:
-        """Tell the others, and end as the rank did (negative: by that signal), or so that the others live on."""
+        """Tell the others how the rank ended (negative: by that signal), and end so that they can, or live on."""
         killed = code < 0
         how = ending(code, self.step(), kills_for_memory() > self.kills)
         for peer in self.peers:  # the first break ends a line that the rank may have begun
@@ -163,20 +205,16 @@ class Watch:
                 peer.send(b"\n" + json.dumps(["ended", how]).encode() + b"\n")
             peer.close()
         if killed and not self.peers:
-            text = f"mpidp: error: rank {self.rank} ({socket.gethostname()}, pid {self.pid}) {how}\n"
-            os.write(2, text.encode())
-        if not killed:
-            os._exit(code)
-        if self.policy == "shrink":
+            os.write(2, f"mpidp: error: {self.name()} {how}\n".encode())
+        shrink = self.policy == "shrink"
+        if killed and shrink:
             finalised()
             os._exit(0)
-        if self.peers:
+        if self.peers and code and not (self.told or shrink):
             time.sleep(LAST_WORDS)
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        with contextlib.suppress(OSError):  # that of SIGKILL cannot be changed, and need not
-            signal.signal(-code, signal.SIG_DFL)
-        os.kill(os.getpid(), -code)
-        os._exit(128 - code)
+        if not killed:
+            os._exit(code)
+        os._exit(128 - code if -code in INTERRUPTIONS else LOST)
 
     def step(self) -> int | None:
         step = struct.unpack_from("q", self.record)[0]

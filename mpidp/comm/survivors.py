@@ -15,6 +15,7 @@ from mpidp.comm.control import Control
 from mpidp.comm.guard import finalised
 from mpidp.comm.mpi import MPICommunicator
 from mpidp.comm.probe import is_open_mpi
+from mpidp.machine import shared_memory_mapped
 
 ULFM = "OMPI_MCA_mpi_ft_enable"  # what Open MPI's `mpirun --with-ft ulfm` sets
 TRIES = 100
@@ -98,10 +99,8 @@ def leave(control: Control, code: int) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
-    for line in Path("/proc/self/maps").read_text().splitlines():
-        name = line.split(maxsplit=5)[-1]
-        if name.startswith("/dev/shm/") and not name.endswith("(deleted)"):
-            Path(name).unlink(missing_ok=True)  # nobody else tidies up
+    for path in shared_memory_mapped():
+        path.unlink(missing_ok=True)  # nobody else tidies up
     control.close()
     finalised()
     os._exit(code)

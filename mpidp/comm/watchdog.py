@@ -1,8 +1,8 @@
 """The watchdog: when a wait lasts for too long, who is late, where every rank is, and the end of the job.
 
-A rank that has waited for `--timeout` seconds, polling or inside a call of MPI, has the first rank that answers make
-one report for all: it asks every control thread where its main thread is, waits a moment for the answers, prints them
-with the Python stacks, and ends the job. A rank that is stopped does not answer, and so is named.
+A rank that has waited for `--timeout` seconds, polling, inside a call of MPI or for control messages, has the first
+rank that answers make one report for all: it asks every control thread where its main thread is, waits a moment for the
+answers, prints them with the Python stacks, and ends the job. A rank that is stopped does not answer, and so is named.
 
 Where the job is to go on with those who are left (`--on-failure shrink`), those who do not answer count as lost. Were
 the ranks only cut off from each other, two jobs would go on: so the larger part does, of two halves the one with the
@@ -48,7 +48,7 @@ class Watchdog:
     def look(self) -> None:
         control, now = self.control, time.monotonic()
         what, since = control.waiting, control.waiting_since
-        if what is not None and control.in_mpi and now - since > control.timeout:
+        if what is not None and now - since > control.timeout:
             self.late(f"waited {control.timeout:g} s for {what()}")
         control.later(LOOK, self.look)
 
@@ -126,11 +126,12 @@ class Watchdog:
     def without(self, rank: int, ranks: list[int]) -> None:
         control = self.control
         if control.rank in ranks:
-            os.kill(
-                os.getpid(), signal.SIGKILL
-            )  # wherever the main thread is; the guard lets the others live
+            say(f"{control.name(control.rank)} did not answer, and the others go on without it: it ends")
+            # Wherever the main thread is; the guard lets the others live.
+            os.kill(os.getpid(), signal.SIGKILL)
         self.found, self.reported, self.answers = None, False, {}
         self.reports += 1
+        control.waiting_since = time.monotonic()  # for those who are left patience begins anew
         control.tell("without", ranks, to=[each for each in ranks if each in control.others()])
         for each in ranks:
             control.drop(each, "does not answer: stopped, or cut off")

@@ -20,6 +20,7 @@ from mpidp.comm.threads import ThreadCommunicator
 from mpidp.comm.waiting import LONG_SPIN
 from mpidp.comm.watchdog import Watchdog
 from mpidp.errors import Interrupted, RunError, Stopped, UserError
+from mpidp.machine import shared_memory_mapped
 
 T = TypeVar("T")
 
@@ -89,6 +90,10 @@ def start(ours: Guard | None = None) -> Communicator:
             atexit.register(finalise, comm)  # behind all that is registered later, and so in front of it
         elif comm.rank == 0:
             say(f"warning: {found}: the loss of a rank will be seen after --timeout only")
+        # By them the ranks of a host have found each other, which all have now: they have exchanged messages. MPICH
+        # would remove them at its end, to which a job that fails does not come. (Open MPI's mpirun tidies up itself.)
+        for segment in shared_memory_mapped("mpich_shm_*"):
+            segment.unlink(missing_ok=True)
     return comm
 
 
@@ -211,7 +216,9 @@ def guarded(body: Callable[[Communicator], int]) -> int:
     except RunError as error:
         return end(comm, f"error: {one_line(error)}", 1)
     except Exception:
-        return end(comm, f"rank {comm.rank} of {comm.size} failed:\n{traceback.format_exc().rstrip()}", 1)
+        where = f" at {comm.control.where()}" if comm.control else ""
+        text = f"rank {comm.rank} of {comm.size} failed{where}:\n{traceback.format_exc().rstrip()}"
+        return end(comm, text, 1)
 
 
 def launcher_rank() -> int:

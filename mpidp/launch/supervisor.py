@@ -72,7 +72,7 @@ class Supervisor:
         if self.resuming:
             self.folder = expanded(str(user.get("run-dir", "")))  # the ranks refuse it where none is named
         else:
-            self.folder = Path(choose(resolve(user, preset), resuming=False))
+            self.folder = Path(choose(resolve(user | {"on-failure": self.policy}, preset), resuming=False))
             self.command += ["--run-dir", str(self.folder)]
 
     def run(self) -> int:

@@ -27,6 +27,10 @@ class Agreement:
 
         They have where one of them has: the last meeting was behind it, and nothing is left to do.
         """
+        with self.control.waiting_for(lambda: "all who are left to say who that is"):
+            return self.agree(newest)
+
+    def agree(self, newest: Key | None) -> tuple[list[int], Key | None] | None:
         said = None
         while True:
             alive = self.control.alive()
@@ -45,8 +49,9 @@ class Agreement:
     def finish(self) -> None:
         """Return when all who are left have finished."""
         self.say(DONE, self.control.alive())
-        while any(self.words.get(rank) != DONE for rank in self.control.alive()):
-            time.sleep(NAP)
+        with self.control.waiting_for(lambda: "all who are left to have finished"):
+            while any(self.words.get(rank) != DONE for rank in self.control.alive()):
+                time.sleep(NAP)
 
     def say(self, word: Any, to: list[int]) -> None:
         self.words[self.control.rank] = word

@@ -107,6 +107,7 @@ class Copies:
         """Copy the state after step t; all ranks together. One rank alone has nobody who could go on from it."""
         if job.comm.size == 1:
             return
+        job.comm.at(phase="copying")
         if self.comm is None:
             self.meet(job)
         comm = self.comm

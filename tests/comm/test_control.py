@@ -77,6 +77,20 @@ comm.Barrier()
     assert re.search(r"error: rank 1 \(\S+, pid \d+\) ended with exit code 5; rank 0 was at", finished.stderr)
 
 
+def test_ranks_that_end_the_job_at_once_in_two_ways_agree_on_one_code():
+    """MPICH's mpirun makes 3 of 1 and 2, by a bitwise or: that would say that the run was stopped by a signal."""
+    body = """
+control.end_with(comm.rank + 1)
+limit = time.monotonic() + 10
+while len(control.codes) < 2 and time.monotonic() < limit:
+    time.sleep(0.01)
+time.sleep(0.2)
+os._exit(control.code)
+"""
+    finished = run_ranks(2, ["-c", program(body)])
+    assert finished.returncode == 1 and finished.seconds < 20
+
+
 STOPPED = """
 look_after(comm, 2.0, False)
 control.at(step=7, phase="training")
