@@ -259,6 +259,6 @@ def require_the_rest(resumed: Resumed, steps: int, data: Data) -> None:
 def make_split(config: Config, data: Data, workers: int) -> Split:
     """Who works on which samples, as the options say. Raises UserError where samples or workers do not suffice."""
     run = config.run
-    return SPLITS[run.split](
-        len(data.train), run.batch_size, workers, run.seed, data.train.labels, config.split
-    )
+    split = SPLITS[run.split]
+    labels = data.train.labels if split.by_class else None
+    return split(len(data.train), run.batch_size, workers, run.seed, labels, config.split)

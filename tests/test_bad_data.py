@@ -1,5 +1,11 @@
 """Whole runs on data that goes bad, and on files larger than memory."""
 
+import io
+import os
+import struct
+import zipfile
+
+import numpy as np
 import pytest
 
 from tests.launch import run_alone, run_ranks
@@ -61,6 +67,12 @@ MEASURED = (
 )
 
 
+def peak(path, folder, args):
+    """MiB: the most that a run of 3 steps on this data had resident."""
+    args = [*args, "--steps", 3, "--data", path, "--run-dir", folder / "run"]
+    return int(run_alone(["-c", MEASURED, *args]).check().stdout.splitlines()[-1])
+
+
 @pytest.mark.parametrize("kind", ["text", "folder", "bin"])
 def test_a_file_larger_than_memory_is_trained_on_in_little(tmp_path, kind):
     """64 GiB, all hole (token ids are all looked at, so there it is 1 GiB)."""
@@ -70,6 +82,44 @@ def test_a_file_larger_than_memory_is_trained_on_in_little(tmp_path, kind):
         with open(tmp_path / name, "wb") as file:
             file.truncate(size // len(names))
     path = tmp_path / names[0] if len(names) == 1 else tmp_path
-    args = [*TINY_GPT, "--steps", 3, "--validation-fraction", 1e-8, "--split", "random", "--vocabulary", 256]
-    finished = run_alone(["-c", MEASURED, *args, "--data", path, "--run-dir", tmp_path / "run"]).check()
-    assert int(finished.stdout.splitlines()[-1]) < 300, str(finished)
+    args = [*TINY_GPT, "--validation-fraction", 1e-8, "--split", "random", "--vocabulary", 256]
+    assert peak(path, tmp_path, args) < 300
+
+
+LITTLE = ["--batch-size", 8, "--validation-fraction", 1e-4]
+
+
+def test_images_larger_than_memory_are_trained_on_in_little(tmp_path):
+    """64 GiB of bytes, all hole, of which no more than a batch is read."""
+    n, side = 1 << 20, 1 << 8
+    with open(tmp_path / "train-images-idx3-ubyte", "wb") as file:
+        file.write(struct.pack(">4B3I", 0, 0, 8, 3, n, side, side))
+        file.truncate(16 + n * side * side)
+    labels = struct.pack(">4BI", 0, 0, 8, 1, n) + bytes([0, 1]) * (n // 2)
+    (tmp_path / "train-labels-idx1-ubyte").write_bytes(labels)
+    assert peak(tmp_path, tmp_path, [*LITTLE, "--model", "logistic"]) < 300
+
+
+@pytest.mark.parametrize("kind", ["npy", "npz"])
+def test_a_table_too_large_to_be_held_is_trained_on_in_little(tmp_path, kind):
+    """320 MiB, nearly all hole: all of it is looked at, and so it is no more."""
+    n, width = 5 << 16, 128
+    header = io.BytesIO()
+    shape = (n, width) if kind == "npy" else (n, width, 1, 1)
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": shape})
+    path = tmp_path / f"a.{kind}"
+    if kind == "npy":
+        with open(path, "wb") as file:
+            file.write(header.getvalue())
+            file.seek(4 * width * 8 - 8, os.SEEK_CUR)
+            file.write(struct.pack("<d", 1.5))
+            file.truncate(len(header.getvalue()) + n * width * 8)
+    else:
+        with zipfile.ZipFile(path, "w") as archive, archive.open("x.npy", "w", force_zip64=True) as member:
+            member.write(header.getvalue())
+            for _ in range(n * width * 8 >> 24):
+                member.write(bytes(1 << 24))
+        with zipfile.ZipFile(path, "a") as archive, archive.open("y.npy", "w") as member:
+            np.save(member, np.arange(n) % 2)
+    model = ["--model", "linear" if kind == "npy" else "logistic"]
+    assert peak(path, tmp_path, [*LITTLE, *model, "--lr", 1e-3]) < 250

@@ -5,9 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
+from mpidp.data import rows
 from mpidp.data.files import opened, reading
+from mpidp.data.rows import Array, Rows
 from mpidp.data.schema import Data, Request
-from mpidp.data.tables import Part, table_data
+from mpidp.data.stored import Stored, StoredArray, StoredRows
+from mpidp.data.tables import table_data
 from mpidp.errors import UserError
 from mpidp.options import NoOptions
 
@@ -34,8 +37,8 @@ def has_idx(folder: Path) -> bool:
     return any(_find(folder, part, "images", 3) for part in ("train", "t10k"))
 
 
-def read_idx(path: Path, dimensions: int, request: Request) -> np.ndarray:
-    """The uint8 array in an IDX file.
+def read_idx(path: Path, dimensions: int, request: Request) -> Array:
+    """The uint8 array in an IDX file: in memory, or where it lies.
 
     Layout: bytes 0, 0, type (8: unsigned byte), number of dimensions; each dimension in 4 bytes, the highest
     first; the elements (Y. LeCun, C. Cortes, C. Burges: The MNIST database).
@@ -49,12 +52,21 @@ def read_idx(path: Path, dimensions: int, request: Request) -> np.ndarray:
             )
         header = file.read(4 * dimensions)
         shape = tuple(int(n) for n in np.frombuffer(header.ljust(4 * dimensions, b"\0"), ">u4"))
-        size = math.prod(shape)
+        size, skip = math.prod(shape), 4 + 4 * dimensions
+        if path.suffix != ".gz":
+            stored = Stored([path])
+            much = size > rows.LARGEST or (request.memory is not None and 2 * size > request.memory)
+            if much and len(stored) == skip + size:
+                return StoredRows(StoredArray(stored, np.dtype(np.uint8), skip, 0, size), shape)
         # No more than is there, and no more than is said: neither a header nor what is packed is to be trusted.
         content = bytearray()
         while len(content) <= size and (block := file.read(min(_BLOCK, size + 1 - len(content)))):
             content += block
-            request.require_memory(2 * len(content), f"{path}: its images", "take fewer ranks a host")
+            request.require_memory(
+                2 * len(content),
+                f"{path}: its images",
+                "unpack it (gunzip) to have it read where it lies, or take fewer ranks a host",
+            )
     if len(header) < 4 * dimensions or len(content) != size:
         follow = f"more than {size}" if len(content) > size else str(len(content))
         raise UserError(
@@ -64,7 +76,7 @@ def read_idx(path: Path, dimensions: int, request: Request) -> np.ndarray:
     return np.frombuffer(content, np.uint8).reshape(shape)
 
 
-def _part(folder: Path, part: str, request: Request) -> Part:
+def _part(folder: Path, part: str, request: Request) -> Rows:
     arrays = []
     for what, dimensions in (("images", 3), ("labels", 1)):
         path = _find(folder, part, what, dimensions)
@@ -73,7 +85,7 @@ def _part(folder: Path, part: str, request: Request) -> Part:
                 f"{folder}: no {part}-{what}-idx{dimensions}-ubyte (or .gz) beside the other IDX files"
             )
         arrays.append(read_idx(path, dimensions, request))
-    return arrays[0], arrays[1]
+    return Rows(*arrays)
 
 
 def _find(folder: Path, part: str, what: str, dimensions: int) -> Path | None:

@@ -18,8 +18,11 @@ from typing import IO
 
 import numpy as np
 
+from mpidp.data import rows
 from mpidp.data.files import opened
+from mpidp.data.rows import COPIES, Array
 from mpidp.data.schema import Request
+from mpidp.data.stored import Stored, StoredArray, StoredRows
 from mpidp.errors import UserError
 
 _READERS = {
@@ -30,6 +33,7 @@ _DAMAGES = (
     ValueError, TypeError, SyntaxError, RecursionError, OverflowError, EOFError, KeyError, NotImplementedError,
     RuntimeError,
 )  # fmt: skip
+_LOCAL = 30  # bytes of a file's header in an archive, before its name
 _PICKLE = "holds Python objects (pickle), which could run code: save plain arrays of numbers"
 
 
@@ -43,8 +47,17 @@ class Header:
     skip: int
 
     @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
     def nbytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
+        return self.size * self.dtype.itemsize
+
+    @property
+    def by_columns(self) -> bool:
+        """Whether the elements of a row lie apart from each other."""
+        return self.fortran and sum(n > 1 for n in self.shape) > 1
 
 
 def npy_header(path: Path) -> Header:
@@ -54,34 +67,70 @@ def npy_header(path: Path) -> Header:
         return _header(path, file, os.fstat(file.fileno()).st_size)
 
 
-def load_array(path: Path, request: Request) -> np.ndarray:
-    """The array in a `.npy` file."""
+def load_array(path: Path, request: Request) -> Array:
+    """The array in a `.npy` file: in memory, or where it lies."""
     header = npy_header(path)
-    request.require_memory(header.nbytes, f"{path}: its {header.nbytes:,} bytes", "take fewer ranks a host")
+    if _stays(header, request):
+        stored = Stored([path])
+        return StoredRows(StoredArray(stored, header.dtype, header.skip, 0, header.size), header.shape)
+    _require_memory(header.nbytes, f"{path}: its {header.nbytes:,} bytes", "", header, request)
     with opened(path) as file, _damaged(path, "a .npy"):
         file.seek(header.skip)
         return _elements(file, header)
 
 
-def load_arrays(path: Path, request: Request) -> dict[str, np.ndarray]:
-    """The arrays in a `.npz` file, by name."""
+def load_arrays(path: Path, request: Request) -> dict[str, Array]:
+    """The arrays in a `.npz` file, by name: in memory, or where they lie."""
     with opened(path) as file, _damaged(path, "a .npz"):
         _require_start(path, file, b"PK", "a .npz")
         with zipfile.ZipFile(file) as archive:
-            members = [member for member in archive.infolist() if member.filename.endswith(".npy")]
-            size = sum(member.file_size for member in members)
-            request.require_memory(
-                size,
-                f"{path}: its {size:,} bytes, unpacked",
-                "take fewer rows, fewer ranks a host, or a .npy file",
-            )
-            arrays = {}
-            for member in members:
+            arrays: dict[str, Array] = {}
+            unpacked = 0
+            for member in archive.infolist():
                 name = member.filename.removesuffix(".npy")
+                if name == member.filename:
+                    continue
                 with archive.open(member) as part:
-                    arrays[name] = _elements(part, _header(path, part, member.file_size, ".npz", f" {name}"))
+                    header = _header(path, part, member.file_size, ".npz", f" {name}")
+                    plain = member.compress_type == zipfile.ZIP_STORED
+                    if plain and _stays(header, request):
+                        arrays[name] = _in_archive(path, file, member, header)
+                        continue
+                    unpacked += member.file_size
+                    cause = "" if plain else "not packed (numpy.savez) "
+                    _require_memory(
+                        unpacked, f"{path}: its {unpacked:,} bytes, unpacked", cause, header, request
+                    )
+                    arrays[name] = _elements(part, header)
                     part.read(1)  # has the checksum looked at
             return arrays
+
+
+def _stays(header: Header, request: Request) -> bool:
+    """Whether an array is read where it lies, a few rows at a time, and not held."""
+    need = COPIES * 8 * header.size
+    much = header.nbytes > rows.LARGEST or (request.memory is not None and need > request.memory)
+    return much and len(header.shape) > 0 and not header.by_columns
+
+
+def _require_memory(need: int, what: str, cause: str, header: Header, request: Request) -> None:
+    cure = f"save it {cause}{'in rows (numpy.ascontiguousarray) ' if header.by_columns else ''}"
+    cure = f"{cure}to have it read where it lies, or " if cure != "save it " else ""
+    request.require_memory(need, what, f"{cure}take fewer rows, fewer ranks a host")
+
+
+def _in_archive(path: Path, file: IO[bytes], member: zipfile.ZipInfo, header: Header) -> StoredRows:
+    """An array that lies in an archive as it is; the header of its file there says where."""
+    at = member.header_offset
+    local = os.pread(file.fileno(), _LOCAL, at)
+    if len(local) < _LOCAL or local[:4] != b"PK\3\4":
+        raise zipfile.BadZipFile(f"no header of {member.filename} at byte {at}")
+    at += _LOCAL + int.from_bytes(local[26:28], "little") + int.from_bytes(local[28:30], "little")
+    if at + member.file_size > os.fstat(file.fileno()).st_size:
+        raise zipfile.BadZipFile(f"{member.filename} is truncated")
+    before = zlib.crc32(os.pread(file.fileno(), header.skip, at))
+    elements = StoredArray(Stored([path]), header.dtype, at + header.skip, 0, header.size)
+    return StoredRows(elements, header.shape, (before, member.CRC, f"{path}: {member.filename}"))
 
 
 def _header(path: Path, file: IO[bytes], size: int, kind: str = ".npy", what: str = "") -> Header:

@@ -44,6 +44,8 @@ class Split:
     """
 
     Options: type = NoOptions
+    by_class = False
+    """Whether the classes of all samples are needed."""
 
     def __init__(
         self,
@@ -245,6 +247,8 @@ class Dirichlet(OwnerBased):
     and Brown 2019, arXiv:1909.06335). alpha → ∞: every shard has the mixture of the whole; alpha → 0: each
     class lies with one worker. Raises UserError where samples have no classes.
     """
+
+    by_class = True
 
     @dataclass
     class Options:

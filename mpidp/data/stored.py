@@ -6,11 +6,13 @@ a read that fails is an error, and can be told.
 """
 
 import hashlib
+import math
 import os
 import weakref
+import zlib
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
@@ -139,6 +141,46 @@ class StoredArray:
         return np.frombuffer(self.stored.rows(places.tolist(), n * size), self.dtype).reshape(-1, n)
 
 
+@dataclass(frozen=True)
+class StoredRows:
+    """An array of `shape` whose rows lie one behind the other in `elements`.
+
+    checksum: (CRC-32 of what lies before the elements, of that and all elements, where they are), if there is one.
+    """
+
+    elements: StoredArray
+    shape: tuple[int, ...]
+    checksum: tuple[int, int, str] | None = None
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.elements.dtype
+
+    def take(self, indices: np.ndarray) -> np.ndarray:
+        """(len(indices), *shape[1:]): these rows, not to be written to."""
+        width = math.prod(self.shape[1:])
+        rows = self.elements.rows(np.asarray(indices, np.int64) * width, width)
+        return rows.reshape(-1, *self.shape[1:])
+
+    def blocks(self, each: int) -> Iterator[np.ndarray]:
+        """All rows, `each` at a time. Raises RunError where, in the end, they are not what the checksum is of."""
+        width = math.prod(self.shape[1:])
+        found = self.checksum[0] if self.checksum else 0
+        for lo in range(0, self.shape[0], each):
+            rows = min(each, self.shape[0] - lo)
+            block = self.elements.rows(np.array([lo * width]), rows * width)
+            if self.checksum:
+                found = zlib.crc32(memoryview(block.reshape(-1).view(np.uint8)), found)
+            yield block.reshape(rows, *self.shape[1:])
+        if self.checksum and found != self.checksum[1]:
+            raise RunError(f"{self.checksum[2]} does not fit its checksum: damaged")
+
+    def read(self, lo: int, hi: int) -> bytes:
+        """Bytes [lo, hi) of the elements."""
+        first = self.elements.skip + self.elements.lo * self.dtype.itemsize
+        return self.elements.stored.read(first + lo, first + hi)
+
+
 class Held:
     """Bytes in memory, with the verbs of `Stored`; `name` says where they are from."""
 
@@ -178,11 +220,16 @@ def spread_digest(size: int, read: Callable[[int, int], bytes | memoryview]) -> 
     return digest.hexdigest()
 
 
-def array_digest(*arrays: np.ndarray) -> str:
-    """As `Stored.digest`, of types, shapes and elements."""
+def array_digest(*arrays: np.ndarray | StoredRows) -> str:
+    """As `Stored.digest`, of types, shapes and elements, wherever these are."""
     digest = hashlib.sha256()
-    for array in map(np.ascontiguousarray, arrays):
-        raw = memoryview(array.reshape(-1).view(np.uint8))
-        told = spread_digest(len(raw), lambda lo, hi, raw=raw: raw[lo:hi])
+    for array in arrays:
+        size = math.prod(array.shape) * array.dtype.itemsize
+        told = spread_digest(size, array.read if isinstance(array, StoredRows) else _reader(array))
         digest.update(f"{array.dtype.str} {array.shape} {told}".encode())
     return digest.hexdigest()
+
+
+def _reader(array: np.ndarray) -> Callable[[int, int], memoryview]:
+    raw = memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    return lambda lo, hi: raw[lo:hi]

@@ -70,20 +70,27 @@ class Orders:
 
         At places beyond an order's end there is a number, and no meaning.
         """
-        wanted = np.asarray(places, np.uint64)
+        return self._walk(places, range(ROUNDS))
+
+    def places(self, numbers: np.ndarray | int) -> np.ndarray:
+        """Where in each order a number stands, or numbers in the one order that there is: the inverse of `at`."""
+        return self._walk(numbers, range(ROUNDS)[::-1])
+
+    def _walk(self, start: np.ndarray | int, turns: range) -> np.ndarray:
+        wanted = np.asarray(start, np.uint64)
         sizes, found, wanted = np.broadcast_arrays(self.sizes, wanted, wanted)
         keys = np.broadcast_to(
             self.keys.reshape(ROUNDS, *[1] * (wanted.ndim - 1), -1), (ROUNDS, *wanted.shape)
         )
         found, outside = found.copy(), wanted < sizes
         while outside.any():
-            found[outside] = self._permuted(found[outside], keys[:, outside])
+            found[outside] = self._permuted(found[outside], keys[:, outside], turns)
             outside &= found >= sizes
         return found.astype(np.int64)
 
-    def _permuted(self, x: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    def _permuted(self, x: np.ndarray, keys: np.ndarray, turns: range) -> np.ndarray:
         halves = [x & self.masks[0], x >> self.low]
-        for turn, key in enumerate(keys):
+        for turn in turns:
             one, other = turn % 2, 1 - turn % 2
-            halves[one] = halves[one] ^ (mix(halves[other] + key) & self.masks[one])
+            halves[one] = halves[one] ^ (mix(halves[other] + keys[turn]) & self.masks[one])
         return halves[0] | (halves[1] << self.low)

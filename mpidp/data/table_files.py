@@ -14,12 +14,12 @@ import numpy as np
 
 from mpidp.data.files import opened, regular
 from mpidp.data.npy import load_array, load_arrays
+from mpidp.data.rows import COPIES, TableRows
 from mpidp.data.schema import Data, Request
 from mpidp.data.tables import TableOptions, table_data
 from mpidp.errors import UserError
 from mpidp.options import option
 
-COPIES = 4  # of a table in float64 that there are at once while it is checked, split and standardised
 _BLOCK = 1 << 22  # bytes read at a time
 _MARKS = ((";", "semicolons"), ("\t", "tabs"), ("|", "bars"))
 
@@ -52,7 +52,7 @@ def npz_file(path: Path, options: TableOptions, request: Request) -> Data:
 def npy_table(path: Path, options: TableOptions, request: Request) -> Data:
     """Rows of numbers, the last of each being its target."""
     table = load_array(path, request)
-    if table.ndim != 2 or table.shape[1] < 2:
+    if len(table.shape) != 2 or table.shape[1] < 2:
         raise UserError(
             f"{path}: shape {table.shape}, type {table.dtype}: needed are (rows, 2 or more columns) of numbers, the "
             "last column being the target; or one dimension of integers, as token ids"
@@ -62,7 +62,7 @@ def npy_table(path: Path, options: TableOptions, request: Request) -> Data:
     def place(array: str, index: tuple[int, ...]) -> str:
         return f"row {index[0]}, column {index[1] if array == 'x' else last}"
 
-    return table_data(str(path), (table[:, :-1], table[:, -1]), None, request, options.task, place=place)
+    return table_data(str(path), TableRows(table), None, request, options.task, place=place)
 
 
 def csv_file(path: Path, options: CsvOptions, request: Request) -> Data:

@@ -164,7 +164,7 @@ def test_what_is_packed_is_looked_at_before_it_is_unpacked(tmp_path):
 
 
 def test_a_table_beyond_memory_is_one_line(tmp_path):
-    np.save(tmp_path / "a.npy", np.zeros((1000, 2)))
+    np.save(tmp_path / "a.npy", np.asfortranarray(np.zeros((1000, 2))))
     refused(tmp_path / "a.npy", "more than the 0.0 GiB that are free", request=Request(memory=1000))
     (tmp_path / "a.csv").write_text("1,2\n" * 1000)
     refused(tmp_path / "a.csv", "rows of 2 numbers take .* more than", request=Request(memory=1000))

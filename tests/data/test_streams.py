@@ -54,3 +54,4 @@ def test_one_order_at_many_places():
     assert sorted(found) == list(range(3000)) and found.dtype == np.int64
     assert abs(np.corrcoef(found, np.arange(3000))[0, 1]) < 0.06
     assert (order.at(np.array([7, 2999])) == found[[7, 2999]]).all()
+    assert (order.places(found) == np.arange(3000)).all()
