@@ -4,8 +4,8 @@ O = softmax(scale · q kᵀ) v a head; q, k, v, dq, dk, dv are read and written 
 A warp owns 16 M rows of a tile, and all that it computes stays in its registers. Probabilities are 2^(S - L) with S in
 units of log 2 and L the log₂ of a row's sum, kept from forward (B, H, T).
 
-Defined from outside: DEPTH, a multiple of 16; WORDS, where activations are 16-bit words of the products' type instead of
-float; WARPS of a block; FORWARD_M, and FORWARD_TILE, the keys of a tile that passes by (two are held).
+Defined from outside: DEPTH, a multiple of 16; QKV and OUT, the types in which activations are kept, float or word (16 bits
+of the products' own type); WARPS of a block; M_TILES = M; TILE_ROWS of a tile that passes by, of which two are held.
 """
 
 HEAD = r"""
@@ -19,37 +19,24 @@ __device__ __forceinline__ Head head_of_block(int tiles, int tokens, int heads) 
 }
 """
 
-SOURCE = r"""
-#ifdef WORDS
-typedef unsigned short real;  // of activations
-#else
-typedef float real;
-#endif
+TILES = r"""
+typedef unsigned short word;
 const int THREADS = 32 * WARPS;
 const float FAR = 1e38f;  // beyond all scores: 2^-FAR is 0
 
-#ifdef WORDS
-__device__ __forceinline__ void load_eight(element* to, const real* from, bool there) { copy_sixteen(to, from, there); }
-
-__device__ __forceinline__ void read_eight(float (&x)[8], const real* from) {
-    Four words = *(const Four*)from;
-    #pragma unroll
-    for (int i = 0; i < 8; i++) x[i] = widened(words.x[i / 2] >> 16 * (i % 2));
-}
-#else
-__device__ __forceinline__ void read_eight(float (&x)[8], const real* from) {
+__device__ __forceinline__ void read_eight(float (&x)[8], const float* from) {
     struct alignas(16) Numbers { float x[4]; } low = ((const Numbers*)from)[0], high = ((const Numbers*)from)[1];
     #pragma unroll
     for (int i = 0; i < 4; i++) x[i] = low.x[i], x[4 + i] = high.x[i];
 }
 
-__device__ __forceinline__ void load_eight(element* to, const real* from, bool there) {
+__device__ __forceinline__ void load_eight(element* to, const float* from, bool there) {
     float x[8] = {};
     if (there) read_eight(x, from);
 #ifdef TF32
     Four low, high;
     #pragma unroll
-    for (int i = 0; i < 4; i++) low.x[i] = rounded(x[i]), high.x[i] = rounded(x[4 + i]);
+    for (int i = 0; i < 4; i++) low.x[i] = rounded_to_tf32(x[i]), high.x[i] = rounded_to_tf32(x[4 + i]);
     ((Four*)to)[0] = low, ((Four*)to)[1] = high;
 #else
     Four words;
@@ -58,11 +45,20 @@ __device__ __forceinline__ void load_eight(element* to, const real* from, bool t
     *(Four*)to = words;
 #endif
 }
+
+#ifndef TF32
+__device__ __forceinline__ void read_eight(float (&x)[8], const word* from) {
+    Four words = *(const Four*)from;
+    #pragma unroll
+    for (int i = 0; i < 8; i++) x[i] = widened(words.x[i / 2] >> 16 * (i % 2));
+}
+
+__device__ __forceinline__ void load_eight(element* to, const word* from, bool there) { copy_sixteen(to, from, there); }
 #endif
 
 // Rows [first, first + ROWS), `stride` apart, to a tile; zeros from row `tokens` on.
-template <int ROWS>
-__device__ __forceinline__ void load(element* to, const real* from, int stride, int first, int tokens) {
+template <int ROWS, class T>
+__device__ __forceinline__ void load(element* to, const T* from, int stride, int first, int tokens) {
     const int count = ROWS * (DEPTH / 8);
     #pragma unroll
     for (int i = 0; i < (count + THREADS - 1) / THREADS; i++) {
@@ -75,7 +71,25 @@ __device__ __forceinline__ void load(element* to, const real* from, int stride, 
 
 // The warp's rows of a result times a factor each, from row `first` on; `spare`: its rows of a tile that it has done with.
 template <int M>
-__device__ __forceinline__ void store(real* to, int stride, int first, int tokens, const float (&x)[M][DEPTH / 8][4],
+__device__ __forceinline__ void store(float* to, int stride, int first, int tokens, const float (&x)[M][DEPTH / 8][4],
+                                      const float (&factor)[M][2], element* spare) {
+    #pragma unroll
+    for (int m = 0; m < M; m++)
+        #pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const int row = first + 16 * m + 8 * half + lane() / 4;
+            float* start = to + (long long)row * stride + 2 * (lane() % 4);
+            if (row < tokens)
+                #pragma unroll
+                for (int n = 0; n < DEPTH / 8; n++)
+                    *(Two*)(start + 8 * n) = Two{{x[m][n][2 * half] * factor[m][half], x[m][n][2 * half + 1] * factor[m][half]}};
+        }
+}
+
+#ifndef TF32
+// Through `spare`, so that a row's words go out 16 bytes at a time.
+template <int M>
+__device__ __forceinline__ void store(word* to, int stride, int first, int tokens, const float (&x)[M][DEPTH / 8][4],
                                       const float (&factor)[M][2], element* spare) {
     __syncwarp();
     #pragma unroll
@@ -83,25 +97,18 @@ __device__ __forceinline__ void store(real* to, int stride, int first, int token
         #pragma unroll
         for (int half = 0; half < 2; half++)
             #pragma unroll
-            for (int n = 0; n < DEPTH / 8; n++) {
-                int row = 16 * m + 8 * half + lane() / 4, column = 8 * n + 2 * (lane() % 4);
-                float low = x[m][n][2 * half] * factor[m][half], high = x[m][n][2 * half + 1] * factor[m][half];
-#ifdef WORDS
-                *(unsigned*)(spare + row * ROW + column) = pack(low, high);
-#else
-                if (first + row < tokens) *(Two*)(to + (long long)(first + row) * stride + column) = Two{{low, high}};
-#endif
-            }
-#ifdef WORDS
+            for (int n = 0; n < DEPTH / 8; n++)
+                *(unsigned*)(spare + (16 * m + 8 * half + lane() / 4) * ROW + 8 * n + 2 * (lane() % 4)) =
+                    pack(x[m][n][2 * half] * factor[m][half], x[m][n][2 * half + 1] * factor[m][half]);
     __syncwarp();
     #pragma unroll
     for (int at = lane(); at < 16 * M * (DEPTH / 8); at += 32) {
-        int row = at / (DEPTH / 8), column = at % (DEPTH / 8) * 8;
+        const int row = at / (DEPTH / 8), column = at % (DEPTH / 8) * 8;
         if (first + row < tokens)
-            *(Four*)(to + (long long)(first + row) * stride + column) = *(Four*)(spare + row * ROW + column);
+            *(Four*)(to + (long long)(first + row) * stride + column) = *(const Four*)(spare + row * ROW + column);
     }
-#endif
 }
+#endif
 
 __device__ __forceinline__ float over_four_lanes_sum(float x) {
     x += __shfl_xor_sync(0xFFFFFFFF, x, 1);
@@ -125,17 +132,20 @@ __device__ __forceinline__ void hide_later_keys(float (&c)[M][N][4], int query, 
                 if (key + 8 * n + 2 * (lane() % 4) + i % 2 > query + 16 * m + i / 2 * 8 + lane() / 4) c[m][n][i] = -FAR;
 }
 
+"""
+
+FORWARD = r"""
 // A block a tile of queries, those with most keys first. scale: log2(e) / sqrt(DEPTH).
-extern "C" __global__ void __launch_bounds__(THREADS)
-attention(const real* qkv, real* out, float* sums, float scale, int tokens, int heads) {
-    const int M = FORWARD_M, KEYS = FORWARD_TILE, ROWS = 16 * M * WARPS;
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
+attention(const QKV* qkv, OUT* out, float* sums, float scale, int tokens, int heads) {
+    const int M = M_TILES, KEYS = TILE_ROWS, ROWS = 16 * M * WARPS;
     extern __shared__ Four memory[];
     element *queries = (element*)memory, *keys = queries + ROWS * ROW, *values = keys + 2 * KEYS * ROW;
     const int tiles = (tokens + ROWS - 1) / ROWS;
     const Head head = head_of_block(tiles, tokens, heads);
     const int first = (tiles - 1 - blockIdx.x / (gridDim.x / tiles)) * ROWS, end = min(first + ROWS, tokens);
     const int warp = threadIdx.x / 32 * 16 * M, stride = 3 * head.width;
-    const real *q = qkv + head.qkv, *k = q + head.width, *v = k + head.width;
+    const QKV *q = qkv + head.qkv, *k = q + head.width, *v = k + head.width;
 
     load<ROWS>(queries, q, stride, first, tokens);
     load<KEYS>(keys, k, stride, 0, tokens);

@@ -1,19 +1,20 @@
-"""CUDA C++ of causal attention's backward on tensor cores; goes behind `cuda_attention`'s source.
+"""CUDA C++ of causal attention's backward on tensor cores; goes behind `cuda_attention.TILES`.
 
 Two kernels, by queries for dq and by keys for dk and dv: 7 products instead of the 5 that do when dq is added up in
 global memory, but every sum is taken in one order. The second computes Sᵀ = k qᵀ, so that Pᵀ and dSᵀ are already what
 dv = Pᵀ dO and dk = dSᵀ q multiply from the left. dS = P ∘ (dO vᵀ - δ), δ = Σ_d dO ∘ O a row, which the first kernel
 leaves for the second. (Dao 2023, arXiv:2307.08691, algorithm 2.)
 
-Defined from outside, of each kernel: M, TILE, and PART, how many rows of a tile are worked on at a time.
+Defined from outside, besides what `cuda_attention` wants: DOUT and DQKV, types as OUT and QKV; PART_ROWS of a tile that are
+worked on at a time.
 """
 
-SOURCE = r"""
+QUERIES = r"""
 // A block a tile of queries, those with most keys first. scale: log2(e) / sqrt(DEPTH), of dq: 1 / sqrt(DEPTH).
-extern "C" __global__ void __launch_bounds__(THREADS)
-attention_backward_queries(const real* qkv, const real* out, const real* dout, const float* sums, float* delta,
-                           real* dqkv, float scale, float dq_scale, int tokens, int heads) {
-    const int M = QUERIES_M, KEYS = QUERIES_TILE, PART = QUERIES_PART, ROWS = 16 * M * WARPS;
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
+attention_backward_queries(const QKV* qkv, const OUT* out, const DOUT* dout, const float* sums, float* delta,
+                           DQKV* dqkv, float scale, float dq_scale, int tokens, int heads) {
+    const int M = M_TILES, KEYS = TILE_ROWS, PART = PART_ROWS, ROWS = 16 * M * WARPS;
     extern __shared__ Four memory[];
     element *queries = (element*)memory, *gradients = queries + ROWS * ROW;
     element *keys = gradients + ROWS * ROW, *values = keys + 2 * KEYS * ROW;
@@ -21,7 +22,7 @@ attention_backward_queries(const real* qkv, const real* out, const real* dout, c
     const Head head = head_of_block(tiles, tokens, heads);
     const int first = (tiles - 1 - blockIdx.x / (gridDim.x / tiles)) * ROWS, end = min(first + ROWS, tokens);
     const int warp = threadIdx.x / 32 * 16 * M, stride = 3 * head.width;
-    const real *q = qkv + head.qkv, *k = q + head.width, *v = k + head.width;
+    const QKV *q = qkv + head.qkv, *k = q + head.width, *v = k + head.width;
 
     load<ROWS>(queries, q, stride, first, tokens);
     load<ROWS>(gradients, dout + head.out, head.width, first, tokens);
@@ -78,12 +79,14 @@ attention_backward_queries(const real* qkv, const real* out, const real* dout, c
     for (int m = 0; m < M; m++) total[m][0] = total[m][1] = dq_scale;
     store(dqkv + head.qkv, stride, first + warp, tokens, dq, total, queries + warp * ROW);
 }
+"""
 
+KEYS = r"""
 // A block a tile of keys, those with most queries first. scale: log2(e) / sqrt(DEPTH), of dk: 1 / sqrt(DEPTH).
-extern "C" __global__ void __launch_bounds__(THREADS)
-attention_backward_keys(const real* qkv, const real* dout, const float* sums, const float* delta, real* dqkv,
+extern "C" __global__ void __launch_bounds__(THREADS, 2)
+attention_backward_keys(const QKV* qkv, const DOUT* dout, const float* sums, const float* delta, DQKV* dqkv,
                         float scale, float dk_scale, int tokens, int heads) {
-    const int M = KEYS_M, QUERIES = KEYS_TILE, PART = KEYS_PART, ROWS = 16 * M * WARPS;
+    const int M = M_TILES, QUERIES = TILE_ROWS, PART = PART_ROWS, ROWS = 16 * M * WARPS;
     extern __shared__ Four memory[];
     element *keys = (element*)memory, *values = keys + ROWS * ROW;
     element *queries = values + ROWS * ROW, *gradients = queries + 2 * QUERIES * ROW;
@@ -92,7 +95,8 @@ attention_backward_keys(const real* qkv, const real* dout, const float* sums, co
     const Head head = head_of_block(tiles, tokens, heads);
     const int first = blockIdx.x / (gridDim.x / tiles) * ROWS, start = first / QUERIES * QUERIES;
     const int warp = threadIdx.x / 32 * 16 * M, stride = 3 * head.width;
-    const real *q = qkv + head.qkv, *k = q + head.width, *v = k + head.width, *g = dout + head.out;
+    const QKV *q = qkv + head.qkv, *k = q + head.width, *v = k + head.width;
+    const DOUT* g = dout + head.out;
     const long long rows = (long long)head.pair * tokens;
 
     load<ROWS>(keys, k, stride, first, tokens);

@@ -4,14 +4,12 @@ The same algorithm and arguments. A block is 16 x 16 threads; a thread has rows 
 of a tile of SIZE x SIZE scores, and the same rows and columns of results. So a row belongs to 16 lanes of one warp, and
 probabilities go through shared memory to be multiplied without waiting for other warps.
 
-Defined from outside: REAL, DEPTH, SIZE (16, 32 or 64).
+Defined from outside: REAL, DEPTH, SIZE (16, 32 or 64); QKV, OUT, DOUT, DQKV, in which activations are kept: REAL, or word
+with BF16 or FP16, which say of which type.
 """
 
-from mpidp.nn.kernels.cuda_attention import HEAD
-
-SOURCE = (
-    HEAD
-    + r"""
+TILES = r"""
+typedef unsigned short word;
 typedef REAL real;
 const int THREADS = 256, OWN = SIZE / 16, COLUMNS = (DEPTH + 15) / 16, WIDE = 16 / sizeof(real);
 // Rows are an odd number of 16 bytes long, so that 8 of them lie in different banks.
@@ -20,15 +18,26 @@ const real FAR = 1e38f;  // beyond all scores: 2^-FAR is 0
 
 struct alignas(16) Wide { real x[WIDE]; };
 
+__device__ __forceinline__ real read(const real* at) { return *at; }
+__device__ __forceinline__ void write(real* at, real x) { *at = x; }
+#if defined(BF16)
+__device__ __forceinline__ real read(const word* at) { return from_bf16(*at); }
+__device__ __forceinline__ void write(word* at, real x) { *at = pack_bf16(x, 0); }
+#elif defined(FP16)
+__device__ __forceinline__ real read(const word* at) { return from_f16(*at); }
+__device__ __forceinline__ void write(word* at, real x) { *at = pack_f16(x, 0); }
+#endif
+
 __device__ __forceinline__ int own_row(int i) { return 16 * i + threadIdx.x / 16; }
 __device__ __forceinline__ int own_column(int i) { return 16 * i + threadIdx.x % 16; }
 
 // Rows [first, first + SIZE), `stride` apart, to a tile; zeros from row `tokens` and column DEPTH on.
-__device__ __forceinline__ void load(real* to, const real* from, int stride, int first, int tokens) {
+template <class T>
+__device__ __forceinline__ void load(real* to, const T* from, int stride, int first, int tokens) {
     for (int at = threadIdx.x; at < SIZE * ROW; at += THREADS) {
         int row = at / ROW, column = at % ROW;
         bool there = first + row < tokens && column < DEPTH;
-        to[at] = there ? from[(long long)(first + row) * stride + column] : real(0);
+        to[at] = there ? read(from + (long long)(first + row) * stride + column) : real(0);
     }
 }
 
@@ -76,14 +85,15 @@ __device__ __forceinline__ void multiply_sums(real (&c)[OWN][COLUMNS], const rea
 }
 
 // Own rows and columns of a result times a factor a row, from row `first` on.
-__device__ __forceinline__ void store(real* to, int stride, int first, int tokens, const real (&c)[OWN][COLUMNS],
+template <class T>
+__device__ __forceinline__ void store(T* to, int stride, int first, int tokens, const real (&c)[OWN][COLUMNS],
                                       const real (&factor)[OWN]) {
     #pragma unroll
     for (int i = 0; i < OWN; i++)
         #pragma unroll
         for (int j = 0; j < COLUMNS; j++)
             if (first + own_row(i) < tokens && own_column(j) < DEPTH)
-                to[(long long)(first + own_row(i)) * stride + own_column(j)] = c[i][j] * factor[i];
+                write(to + (long long)(first + own_row(i)) * stride + own_column(j), c[i][j] * factor[i]);
 }
 
 __device__ __forceinline__ real over_row_sum(real x) {
@@ -98,15 +108,17 @@ __device__ __forceinline__ real over_row_max(real x) {
     }
     return x;
 }
+"""
 
+FORWARD = r"""
 extern "C" __global__ void __launch_bounds__(THREADS)
-attention(const real* qkv, real* out, real* sums, real scale, int tokens, int heads) {
+attention(const QKV* qkv, OUT* out, real* sums, real scale, int tokens, int heads) {
     extern __shared__ Wide memory[];
     real *queries = (real*)memory, *keys = queries + SIZE * ROW, *values = keys + SIZE * ROW, *scores = values + SIZE * ROW;
     const int tiles = (tokens + SIZE - 1) / SIZE;
     const Head head = head_of_block(tiles, tokens, heads);
     const int first = (tiles - 1 - blockIdx.x / (gridDim.x / tiles)) * SIZE, stride = 3 * head.width;
-    const real *q = qkv + head.qkv, *k = q + head.width, *v = k + head.width;
+    const QKV *q = qkv + head.qkv, *k = q + head.width, *v = k + head.width;
 
     load(queries, q, stride, first, tokens);
     real o[OWN][COLUMNS] = {}, largest[OWN], sum[OWN] = {};
@@ -150,17 +162,19 @@ attention(const real* qkv, real* out, real* sums, real scale, int tokens, int he
     }
     store(out + head.out, head.width, first, tokens, o, inverse);
 }
+"""
 
+QUERIES = r"""
 extern "C" __global__ void __launch_bounds__(THREADS)
-attention_backward_queries(const real* qkv, const real* out, const real* dout, const real* sums, real* delta, real* dqkv,
-                           real scale, real dq_scale, int tokens, int heads) {
+attention_backward_queries(const QKV* qkv, const OUT* out, const DOUT* dout, const real* sums, real* delta,
+                           DQKV* dqkv, real scale, real dq_scale, int tokens, int heads) {
     extern __shared__ Wide memory[];
     real *queries = (real*)memory, *gradients = queries + SIZE * ROW, *keys = gradients + SIZE * ROW;
     real *values = keys + SIZE * ROW, *scores = values + SIZE * ROW;
     const int tiles = (tokens + SIZE - 1) / SIZE;
     const Head head = head_of_block(tiles, tokens, heads);
     const int first = (tiles - 1 - blockIdx.x / (gridDim.x / tiles)) * SIZE, stride = 3 * head.width;
-    const real *q = qkv + head.qkv, *k = q + head.width, *v = k + head.width;
+    const QKV *q = qkv + head.qkv, *k = q + head.width, *v = k + head.width;
 
     load(queries, q, stride, first, tokens);
     load(gradients, dout + head.out, head.width, first, tokens);
@@ -171,7 +185,7 @@ attention_backward_queries(const real* qkv, const real* out, const real* dout, c
         const long long at = (long long)head.pair * tokens + row, start = head.out + (long long)row * head.width;
         real products = 0;
         if (row < tokens)
-            for (int d = own_column(0); d < DEPTH; d += 16) products += out[start + d] * dout[start + d];
+            for (int d = own_column(0); d < DEPTH; d += 16) products += read(out + start + d) * read(dout + start + d);
         along[i] = over_row_sum(products);
         total[i] = row < tokens ? sums[at] : FAR;
         factor[i] = dq_scale;
@@ -196,9 +210,11 @@ attention_backward_queries(const real* qkv, const real* out, const real* dout, c
     }
     store(dqkv + head.qkv, stride, first, tokens, dq, factor);
 }
+"""
 
+KEYS = r"""
 extern "C" __global__ void __launch_bounds__(THREADS)
-attention_backward_keys(const real* qkv, const real* dout, const real* sums, const real* delta, real* dqkv,
+attention_backward_keys(const QKV* qkv, const DOUT* dout, const real* sums, const real* delta, DQKV* dqkv,
                         real scale, real dk_scale, int tokens, int heads) {
     extern __shared__ Wide memory[];
     real *queries = (real*)memory, *gradients = queries + SIZE * ROW, *keys = gradients + SIZE * ROW;
@@ -206,7 +222,7 @@ attention_backward_keys(const real* qkv, const real* dout, const real* sums, con
     const int tiles = (tokens + SIZE - 1) / SIZE;
     const Head head = head_of_block(tiles, tokens, heads);
     const int first = blockIdx.x / (gridDim.x / tiles) * SIZE, stride = 3 * head.width;
-    const real *q = qkv + head.qkv, *k = q + head.width, *v = k + head.width;
+    const QKV *q = qkv + head.qkv, *k = q + head.width, *v = k + head.width;
     const long long rows = (long long)head.pair * tokens;
 
     load(keys, k, stride, first, tokens);
@@ -239,4 +255,3 @@ attention_backward_keys(const real* qkv, const real* dout, const real* sums, con
     store(dqkv + head.qkv + 2 * head.width, stride, first, tokens, dv, factor);
 }
 """
-)

@@ -1,13 +1,13 @@
 """CUDA C++ for products on tensor cores, warp by warp: fragments, how they are read, and the types of their operands.
 
-BF16, FP16 or TF32 is defined: the type of operands. What takes PTX stands first; a host compiler brings functions of
-the same names (tests/device/cupy). Layouts: PTX ISA, "Matrix Fragments for mma.m16n8k16" and "for mma.m16n8k8". With
+BF16, FP16 or TF32 is defined: the type of operands. What takes PTX stands first; who compiles for a host brings functions
+of the same names (tests/device/cupy/include/ptx.h). Layouts: PTX ISA, "Matrix Fragments for mma.m16n8k16" and "for mma.m16n8k8". With
 g = lane / 4 and t = lane % 4, of a product's sum C (16, 8) a lane holds (g, 2t), (g, 2t + 1), (g + 8, 2t) and
 (g + 8, 2t + 1). Of operands A (16, 16) and B (16, 8) of 16-bit words it holds pairs along the summed index: those at
 2t and 2t + 8, for rows g and g + 8 of A and column g of B. So two C side by side are an A, once they are packed.
 """
 
-SOURCE = r"""
+PTX = r"""
 #ifdef __CUDA_ARCH__
 __device__ __forceinline__ unsigned shared_address(const void* at) { return (unsigned)__cvta_generic_to_shared(at); }
 
@@ -37,57 +37,66 @@ __device__ __forceinline__ float two_to(float x) {
     return y;
 }
 
-#if defined(BF16)
-#define MMA "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
-#define PACK "cvt.rn.bf16x2.f32 "
-#elif defined(FP16)
-#define MMA "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
-#define PACK "cvt.rn.f16x2.f32 "
-#else
-#define MMA "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
-#endif
-
 // c += a b
-__device__ __forceinline__ void multiply_add(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
-    asm(MMA "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+#define MULTIPLY_ADD(name, shape_and_types)                                                                        \
+    __device__ __forceinline__ void name(float (&c)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {        \
+        asm("mma.sync.aligned." shape_and_types " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
+            : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])                                                       \
+            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));                                       \
+    }
+MULTIPLY_ADD(multiply_add_bf16, "m16n8k16.row.col.f32.bf16.bf16.f32")
+MULTIPLY_ADD(multiply_add_f16, "m16n8k16.row.col.f32.f16.f16.f32")
+MULTIPLY_ADD(multiply_add_tf32, "m16n8k8.row.col.f32.tf32.tf32.f32")
+
+// To the nearest: ties to even, and for tf32 away from zero.
+__device__ __forceinline__ unsigned pack_bf16(float low, float high) {
+    unsigned both;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
+    return both;
 }
 
-#ifdef TF32
-__device__ __forceinline__ unsigned rounded(float x) {
+__device__ __forceinline__ unsigned pack_f16(float low, float high) {
+    unsigned both;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
+    return both;
+}
+
+__device__ __forceinline__ unsigned rounded_to_tf32(float x) {
     unsigned bits;
     asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(x));
     return bits;
 }
-#else
-__device__ __forceinline__ unsigned pack(float low, float high) {
-    unsigned both;
-    asm(PACK "%0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
-    return both;
-}
 
-__device__ __forceinline__ float widened(unsigned short word) {
-#ifdef BF16
-    return __uint_as_float((unsigned)word << 16);
-#else
+__device__ __forceinline__ float from_bf16(unsigned short word) { return __uint_as_float((unsigned)word << 16); }
+
+__device__ __forceinline__ float from_f16(unsigned short word) {
     float x;
     asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(word));
     return x;
-#endif
 }
 #endif
-#endif
+"""
 
+FRAGMENTS = r"""
 struct alignas(16) Four { unsigned x[4]; };
 struct alignas(8) Two { float x[2]; };
 
-#ifdef TF32
+#if defined(TF32)
 typedef unsigned element;  // of a tile in shared memory
 const int STEP = 8;        // of the summed index, a product
+#define multiply_add multiply_add_tf32
 #else
 typedef unsigned short element;
 const int STEP = 16;
+#ifdef BF16
+#define multiply_add multiply_add_bf16
+#define pack pack_bf16
+#define widened from_bf16
+#else
+#define multiply_add multiply_add_f16
+#define pack pack_f16
+#define widened from_f16
+#endif
 #endif
 
 // Tiles are row after row, ROW elements apart. For 16-bit words ROW = 8 mod 16, so that 8 rows lie in different banks.
@@ -116,7 +125,7 @@ __device__ __forceinline__ void load_b_across(unsigned (&b)[4], const element* t
 template <int N>
 __device__ __forceinline__ void as_operand(unsigned (&a)[4], const float (&c)[N][4], int column) {
     const float (&x)[4] = c[column / 8];
-    a[0] = rounded(x[0]), a[1] = rounded(x[2]), a[2] = rounded(x[1]), a[3] = rounded(x[3]);
+    a[0] = rounded_to_tf32(x[0]), a[1] = rounded_to_tf32(x[2]), a[2] = rounded_to_tf32(x[1]), a[3] = rounded_to_tf32(x[3]);
 }
 #else
 // A: rows [row, row + 16) of a tile, columns [column, column + STEP), which are summed over.
