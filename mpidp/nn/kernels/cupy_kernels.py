@@ -1,6 +1,5 @@
 """The kernels on CuPy: a launch or two each, with the names and arguments of `numpy_kernels`."""
 
-import math
 from functools import cache
 from typing import Any
 
@@ -8,6 +7,9 @@ import cupy
 import numpy as np
 
 from mpidp.nn.kernels.cuda_source import SOURCE
+from mpidp.nn.kernels.cupy_attention import CausalAttention
+
+__all__ = ["CausalAttention"]
 
 THREADS = 256
 BLOCKS = 4096  # for kernels whose threads stride over all elements
@@ -82,50 +84,3 @@ def dropout_mask(multipliers, offsets, p: float, mask, work) -> None:
     constants = np.uint32(round(p * 2**32)), mask.dtype.type(1.0 / (1.0 - p))
     sizes = np.int64(mask.shape[0]), np.int64(mask.shape[1])
     _launch("dropout_mask", mask.dtype, _strided(mask.size), multipliers, offsets, *constants, mask, *sizes)
-
-
-class CausalAttention:
-    """O = softmax(q kᵀ / √D, no key later than its query) v for all heads, as batched products and a fused softmax.
-
-    dv = Pᵀ dO, dS = P ∘ (dO vᵀ - Σ_j P ∘ dO vᵀ) / √D, dq = dS k, dk = dSᵀ q.
-    """
-
-    def __init__(self, arena, batch: int, tokens: int, heads: int, depth: int):
-        self.shape = batch, tokens, heads, depth
-        self.dtype = arena.dtype
-        self.scale = self.dtype.type(1.0 / math.sqrt(depth))
-        per_head = (batch, heads, tokens, depth)
-        self.qkv = arena.empty((3, *per_head))
-        self.dqkv = arena.scratch("attention.heads", (3, *per_head))
-        self.o = arena.scratch("attention.o", per_head)
-        self.p = arena.empty((batch, heads, tokens, tokens))
-        self.dp = arena.scratch("attention.dp", self.p.shape)
-
-    def _heads(self, x, parts: int):
-        """(B, T, parts · C) as (parts, B, H, T, D)."""
-        batch, tokens, heads, depth = self.shape
-        return x.reshape(batch, tokens, parts, heads, depth).transpose(2, 0, 3, 1, 4)
-
-    def forward(self, qkv, out) -> None:
-        """qkv (B, T, 3C) to out (B, T, C)."""
-        batch, tokens, heads, _ = self.shape
-        self.qkv[...] = self._heads(qkv, 3)
-        q, k, v = self.qkv
-        cupy.matmul(q, k.swapaxes(2, 3), out=self.p)
-        _launch("causal_softmax", self.dtype, batch * heads * tokens, self.p, self.scale, np.int64(tokens))
-        cupy.matmul(self.p, v, out=self.o)
-        self._heads(out, 1)[0][...] = self.o
-
-    def backward(self, qkv, out, dout, dqkv) -> None:
-        """dout (B, T, C) to dqkv (B, T, 3C), for the qkv and out of the last forward."""
-        batch, tokens, heads, _ = self.shape
-        q, k, v = self.qkv
-        dq, dk, dv = self.dqkv
-        self.o[...] = self._heads(dout, 1)[0]
-        cupy.matmul(self.p.swapaxes(2, 3), self.o, out=dv)
-        cupy.matmul(self.o, v.swapaxes(2, 3), out=self.dp)
-        rows = batch * heads * tokens
-        _launch("causal_softmax_backward", self.dtype, rows, self.p, self.dp, self.scale, np.int64(tokens))
-        cupy.matmul(self.dp, k, out=dq)
-        cupy.matmul(self.dp.swapaxes(2, 3), q, out=dk)
-        self._heads(dqkv, 3)[...] = self.dqkv

@@ -19,6 +19,10 @@ class Products:
 
     blas = "numpy"
     about = "products by numpy"  # how a run speaks of it
+    narrow: np.dtype | None = None
+    """The 16-bit type in which layers may hand on what goes from one product to the next; None: the model's own type.
+    (bfloat16 shows as uint16, NumPy having no such type.)"""
+    tf32 = False  # float32 operands are rounded to 10 bits of fraction, for a GPU's tensor cores
 
     def __init__(self, xp: Any = np):
         self.xp = xp

@@ -189,3 +189,5 @@ template <class... A> mpidp_kernel<A...> mpidp_of(void (*)(A...)) { return {}; }
 #define MPIDP_KERNEL(name)                                                                                    \
     MPIDP_EXPORT void mpidp_run_##name(void **values) { mpidp_of(name).run(name, values); }                   \
     MPIDP_EXPORT const int *mpidp_sizes_##name() { return mpidp_of(name).sizes(); }
+
+#include "ptx.h"
