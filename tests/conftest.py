@@ -4,6 +4,10 @@ import os
 
 import pytest
 
+from tests.gpu.trial import missing
+
+pytest.register_assert_rewrite("tests.on_device")  # bodies that two folders run
+
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")  # read when NumPy is first imported
 
@@ -16,18 +20,7 @@ def pytest_configure(config: pytest.Config) -> None:
         )
 
 
-@pytest.fixture(scope="session")
-def has_device() -> bool:
-    """Is there a CUDA device that CuPy can use?"""
-    try:
-        import cupy
-
-        return cupy.cuda.runtime.getDeviceCount() > 0
-    except Exception:  # CuPy raises errors of its own kinds where a driver is missing
-        return False
-
-
 @pytest.fixture(autouse=True)
 def _gpu_tests_need_a_device(request: pytest.FixtureRequest) -> None:
-    if request.node.get_closest_marker("gpu") and not request.getfixturevalue("has_device"):
-        pytest.skip("needs CuPy and a CUDA device")
+    if request.node.get_closest_marker("gpu") and (reason := missing()):
+        pytest.skip(reason)

@@ -163,6 +163,6 @@ def from_rank(root: int, comm: Communicator, arrays: dict[str, np.ndarray]) -> d
     copies = {key: np.empty(shape, dtype) for key, (dtype, shape) in facts.items()}
     for key, copy in copies.items():
         if comm.rank == root:
-            copy[...] = arrays[key]
+            copy[...] = to_host(arrays[key])
         broadcast(comm, copy, root)
     return copies

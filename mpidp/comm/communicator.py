@@ -68,6 +68,9 @@ class Communicator(Waiting, Objects, Memory):
         self.known_hosts: tuple[int, ...] | None = None
         self.neighbours: Communicator | None = None
         self.turn = 0  # of `Waitany`
+        self.chores: list[
+            Callable[[], None]
+        ] = []  # done in every wait on it and on those that were split off it
         self.order: Order | None = None  # of the calls on it, where they are checked
         self.stop = Stop()  # of the run, where a signal asks for it
         self.control: Control | None = (
@@ -167,7 +170,7 @@ class Communicator(Waiting, Objects, Memory):
         """A communicator of the ranks that gave the same `color`, ordered by `key`; traffic is counted anew."""
         split = self._split(color, key)
         split.timeout, split.spin = self.timeout, self.spin
-        split.control, split.stop = self.control, self.stop
+        split.control, split.stop, split.chores = self.control, self.stop, self.chores
         return split
 
     def at(self, step: int | None = None, phase: str | None = None) -> None:

@@ -82,6 +82,11 @@ class StagedCommunicator(Communicator):
         super().__init__(inner.rank, inner.size, inner.timeout)
         self.traffic = traffic
         self.pool = pool or Pool(xp)
+        self.chores = inner.chores
+        if (
+            self.pool.send_copied not in self.chores
+        ):  # whoever receives it must not wait until we wait for that
+            self.chores.append(self.pool.send_copied)
         self.spin, self.library = inner.spin, inner.library
 
     @property

@@ -38,6 +38,7 @@ class Waiting:
     turn: int
     traffic: "Traffic"
     control: "Control | None"
+    chores: list[Callable[[], None]]
 
     def Test(self, *pending: Pending) -> bool:
         """Whether all of `pending` is complete, without waiting; MPI moves messages on in such calls alone."""
@@ -79,6 +80,7 @@ class Waiting:
         """The first answer of `look()` that is not None; `what()` it is that is waited for."""
         began = now = time.perf_counter()
         while (found := look()) is None:
+            self._attend()
             now = time.perf_counter()
             if now - began >= self.spin:
                 found = self._nap(look, what, began)
@@ -91,6 +93,7 @@ class Waiting:
         """The rest of a wait that has lasted for a while. Raises RankLost where what is awaited may never come."""
         with self.control.waiting_for(what) if self.control else contextlib.nullcontext():
             while (found := look()) is None:
+                self._attend()
                 if self.control:
                     self.control.check()
                 waited = time.perf_counter() - began
@@ -98,6 +101,11 @@ class Waiting:
                     self._give_up(what())
                 time.sleep(min(max(SHORTEST_NAP, waited / 8), LONGEST_NAP))
         return found
+
+    def _attend(self) -> None:
+        """Do what others wait for, whatever this rank waits for."""
+        for chore in self.chores:
+            chore()
 
     def _give_up(self, what: str) -> None:
         if self.control:

@@ -68,10 +68,9 @@ class Stateful:
         kept = self.saved(whole=True)
         require_fit(arrays, kept)
         for name, array in arrays.items():
-            if name in kept:
-                arrays[name] = array_module(kept[name]).asarray(
-                    array
-                )  # to the device, where it is kept there
+            like = self.params if name == "params" else kept.get(name)
+            if like is not None:
+                arrays[name] = array_module(like).asarray(array)  # to the device, where it is kept there
         self.params[...] = arrays["params"]
         self.load_state(unprefixed("state", arrays))
 

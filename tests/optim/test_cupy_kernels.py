@@ -96,21 +96,3 @@ def test_kernel_equals_numpy(kind, options, body, tmp_path):
     np.testing.assert_allclose(params, expected, rtol=1e-12)
     for ours, theirs in zip(state, optimizer.state().values(), strict=False):
         np.testing.assert_allclose(ours, theirs, rtol=1e-12)
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("kind", [AdamW, FrozenAdamW, SGD])
-def test_device_equals_host(kind):
-    import cupy
-
-    options = kind.Options(weight_decay=0.3)
-    rng = np.random.default_rng(1)
-    host, grads = rng.normal(size=SIZE), rng.normal(size=(3, SIZE))
-    device = cupy.asarray(host)
-    ours = kind(options, parameters(), LO, LO + SIZE, device)
-    theirs = kind(options, parameters(), LO, LO + SIZE, host)
-    for t, g in enumerate(grads, 1):
-        theirs.step(host, g, LO, LR, t, SCALE)
-        for a, b in ((0, 17), (17, SIZE)):
-            ours.step(device[a:b], cupy.asarray(g)[a:b], LO + a, LR, t, SCALE)
-    np.testing.assert_allclose(device.get(), host, rtol=1e-12)

@@ -30,6 +30,8 @@ SCALARS = {
 }  # fmt: skip
 
 
+LAUNCHING = threading.RLock()  # a library has one set of threads and of shared memory
+COMPARED: set[tuple] = set()  # launches that were made in both orders
 LARGEST_BLOCK, LARGEST_GRID = (1024, 1024, 64), (2**31 - 1, 65535, 65535)
 SHARED, MOST_SHARED = 48 << 10, 163 << 10
 """Bytes of dynamic shared memory that a kernel gets, and that it may ask for (compute capability 8.0)."""
@@ -51,7 +53,6 @@ class RawModule:
     def __init__(self, *, code: str, options: tuple[str, ...] = (), **_):
         self.code = code
         self.library = library(code, tuple(o for o in options if o.startswith("-D")))
-        self.launching = threading.Lock()  # a library has one set of threads and of shared memory
 
     def get_function(self, name: str) -> "Function":
         if not hasattr(self.library, f"mpidp_run_{name}"):
@@ -70,7 +71,6 @@ class Function:
     def __init__(self, module: RawModule, name: str):
         self.module, self.name = module, name
         self.max_dynamic_shared_size_bytes = SHARED
-        self.compared: set[tuple] = set()
         found = getattr(module.library, f"mpidp_sizes_{name}")
         found.restype = ctypes.POINTER(ctypes.c_int)
         self.sizes = []
@@ -102,17 +102,24 @@ class Function:
             given = [ctypes.sizeof(v) for v in values]
             raise TypeError(f"{self.name} takes arguments of {self.sizes} bytes, and got {given}")
         touch(list(args))
-        with self.module.launching:
+        with LAUNCHING:
             self.twice(grid, block, args, values, shared_mem)
 
     def twice(self, grid, block, args, values, shared_mem):
         arrays = [a._host for a in args if isinstance(a, ndarray)]
-        key = grid, block, shared_mem, *((a.shape, a.dtype.str) for a in arrays)
+        key = (
+            self.module.library._name,
+            self.name,
+            grid,
+            block,
+            shared_mem,
+            *((a.shape, a.dtype.str) for a in arrays),
+        )
         bare = any(a.dtype == np.uint64 and (isinstance(a, ndarray) or a) for a in args)
-        if bare or key in self.compared:
+        if bare or key in COMPARED:
             self.once(grid, block, values, shared_mem, False)
             return
-        self.compared.add(key)
+        COMPARED.add(key)
         before = [a.copy() for a in arrays]
         self.once(grid, block, values, shared_mem, True)
         reversed_ = [a.copy() for a in arrays]

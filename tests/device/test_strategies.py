@@ -1,0 +1,1 @@
+from tests.on_device.strategies import *  # noqa: F403

@@ -1,0 +1,1 @@
+from tests.on_device.sums import *  # noqa: F403

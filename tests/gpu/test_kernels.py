@@ -1,0 +1,1 @@
+from tests.on_device.kernels import *  # noqa: F403

@@ -1,0 +1,1 @@
+from tests.on_device.models import *  # noqa: F403
