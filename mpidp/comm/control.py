@@ -186,6 +186,8 @@ class Control(Links):
 def start(comm: "Communicator", guard: Guard | None) -> Control | str:
     """The control plane of the ranks of `comm`, all of which call this; or, on all of them, why there is none."""
     peers = connect(comm)
+    if guard:
+        guard.begun()
     if isinstance(peers, str):
         return peers
     if guard:

@@ -32,6 +32,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from mpidp.comm.beginning import Beginning
+
 PASSED_ON = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR2)
 """To the rank. Not SIGUSR1, by which MPICH's launcher says that a rank has failed: the library does not survive it."""
 
@@ -39,7 +41,7 @@ LAST_WORDS = (
     4.0  # seconds that the others have to say why they end, before the launcher hears of it from the guard
 )
 FDS_AT_ONCE = 200  # the system takes 253 in a message
-LOOK, LOOK_STOPPED = 5.0, 0.2  # seconds between two looks at the rank, and at one that is stopped
+LOOK, LOOK_OFTEN = 5.0, 0.2  # seconds between two looks; the latter at a rank that begins, or is stopped
 UNREAD = 1 << 20  # bytes of what the others have told a stopped rank, at most, that are looked through
 PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15
 
@@ -68,6 +70,10 @@ class Guard:
     def policy(self, name: str) -> None:
         """What `--on-failure` says."""
         self._line.sendall(json.dumps({"policy": name}).encode() + b"\n")
+
+    def begun(self) -> None:
+        """The rank is connected with the others, or knows that it cannot be."""
+        self._line.sendall(b'{"begun": true}\n')
 
     def told(self) -> None:
         """The others know why this rank ends, and need no time to say so."""
@@ -127,6 +133,7 @@ class Watch:
         self.peers: list[socket.socket] = []
         self.read = b""
         self.stopped = False
+        self.beginning = Beginning.of_this_rank()  # None: nothing to be watched there, or no more
 
     def run(self) -> NoReturn:
         woken, waker = socket.socketpair()
@@ -147,7 +154,12 @@ class Watch:
                 os.write(2, f"mpidp: {text}\n".encode())
                 os.kill(self.pid, signal.SIGKILL)
                 self.stopped = False
-            ready, _, _ = select.select(sources, [], [], LOOK_STOPPED if self.stopped else LOOK)
+            if self.beginning and (missing := self.beginning.missing()):
+                self.beginning.end(missing)
+                os.kill(self.pid, signal.SIGKILL)
+                os._exit(LOST)
+            often = self.stopped or self.beginning
+            ready, _, _ = select.select(sources, [], [], LOOK_OFTEN if often else LOOK)
             if self.line in ready and not self.hear():
                 sources.remove(self.line)
             if woken in ready:
@@ -195,6 +207,8 @@ class Watch:
             *lines, self.read = (self.read + text).split(b"\n")
             for said in map(json.loads, filter(None, lines)):
                 self.policy, self.told = said.get("policy", self.policy), said.get("told", self.told)
+                if "begun" in said:
+                    self.beginning = None
 
     def end(self, code: int) -> NoReturn:
         """Tell the others how the rank ended (negative: by that signal), and end so that they can, or live on."""
@@ -206,6 +220,8 @@ class Watch:
             peer.close()
         if killed and not self.peers:
             os.write(2, f"mpidp: error: {self.name()} {how}\n".encode())
+        if killed and self.beginning:
+            self.beginning.end()
         shrink = self.policy == "shrink"
         if killed and shrink:
             finalised()

@@ -4,11 +4,11 @@ import contextlib
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NoReturn
 
 from mpi4py import MPI
 
+from mpidp.comm.beginning import RECOVERABLE, recoverable, with_ulfm
 from mpidp.comm.calls import blocking
 from mpidp.comm.communicator import Communicator
 from mpidp.comm.control import Control
@@ -17,14 +17,8 @@ from mpidp.comm.mpi import MPICommunicator
 from mpidp.comm.probe import is_open_mpi
 from mpidp.machine import shared_memory_mapped
 
-ULFM = "OMPI_MCA_mpi_ft_enable"  # what Open MPI's `mpirun --with-ft ulfm` sets
 TRIES = 100
 """How often a library is let to complain of what lost ranks have begun, before it is asked for something new."""
-
-RECOVERABLE = (
-    "state_base_recoverable"  # of Open MPI's launcher: PRTE_MCA_... in its environment, or --prtemca
-)
-LAUNCHERS = ("mpirun", "mpiexec", "prterun", "prted")
 
 
 def unable() -> str | None:
@@ -40,30 +34,6 @@ def unable() -> str | None:
     if "PMI_FD" not in os.environ:
         return f"{vendor} was not started by its own mpirun, the one launcher that lets the others live on"
     return None
-
-
-def with_ulfm() -> bool:
-    """Whether Open MPI was started with its fault tolerance (ULFM) switched on."""
-    return os.environ.get(ULFM, "").lower() in ("1", "true", "ulfm", "mpi")
-
-
-def recoverable() -> bool:
-    """Whether Open MPI's launcher was told to let ranks end. It tells its ranks nothing of it, but they may look."""
-    pid = os.getppid()
-    while pid > 1:
-        process = Path(f"/proc/{pid}")
-        try:
-            name, parent = (process / "stat").read_text().split("(", 1)[1].rsplit(")", 1)
-            if name.startswith(LAUNCHERS):
-                said = (process / "environ").read_bytes().split(b"\0") + (
-                    process / "cmdline"
-                ).read_bytes().split(b"\0")
-                if any(RECOVERABLE.encode() in word and not word.endswith(b"=0") for word in said):
-                    return True
-        except OSError:
-            return False
-        pid = int(parent.split()[1])
-    return False
 
 
 def gather(world: Communicator, ranks: Sequence[int]) -> Communicator:

@@ -158,7 +158,9 @@ def command(trial: Trial, folder: Path) -> list[str]:
 def named(ended: Ended, rank: int | None) -> bool:
     """Whether it was said who was killed, and by what; `rank` None: by what, in the launcher's words or ours."""
     if rank is None:
-        return any(word in ended.stderr + ended.stdout for word in ("SIGKILL", "signal 9"))
+        return any(
+            word in ended.stderr + ended.stdout for word in ("SIGKILL", "signal 9", "has ended before")
+        )
     return f"rank {rank} " in ended.stderr and "SIGKILL" in ended.stderr
 
 
