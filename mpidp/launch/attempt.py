@@ -36,6 +36,7 @@ class Attempts:
         )
         self.child: subprocess.Popen[bytes] | None = None
         self.waiting: list[int] = []  # signals that came while there was nobody to pass them on to
+        self.passed = 0  # of them, passed on
         self.prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
         if self.prctl:  # whoever loses its parent becomes a child of ours, and is found in `sweep`
             self.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -48,8 +49,18 @@ class Attempts:
         self.pass_on()
 
     def pass_on(self) -> None:
+        """To the ranks that are here, since Open MPI's launcher would give them no time to stop; else to the launcher.
+
+        The first stops them after a step, the second at once; it is the launcher that all further ones end.
+        """
         while self.child is not None and self.waiting:
-            self.child.send_signal(self.waiting.pop(0))
+            number, here = self.waiting.pop(0), ranks_here() if self.passed < 2 else []
+            self.passed += 1
+            if not here:
+                self.child.send_signal(number)
+            for pid in here:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, number)
 
     def run(self, command: Sequence[str], environment: Mapping[str, str], elsewhere: bool) -> int:
         """The launcher's exit code, 128 + n where it was killed by signal n.
@@ -108,16 +119,22 @@ class Attempts:
             time.sleep(min(0.1, seconds))
 
 
-def ranks_here() -> bool:
-    """Whether a rank that this process has started runs on this machine."""
+def ranks_here() -> list[int]:
+    """The processes on this machine in which this one has had ranks started: their guards, where those stand."""
     mark = f"{SUPERVISED}={os.getpid()}".encode()
     names = (b"PMI_RANK=", b"OMPI_COMM_WORLD_RANK=", b"SLURM_PROCID=")
+    parents = {}
     for path in Path("/proc").glob("[0-9]*/environ"):
         with contextlib.suppress(OSError):
             variables = path.read_bytes().split(b"\0")
             if mark in variables and any(each.startswith(names) for each in variables):
-                return True
-    return False
+                parents[int(path.parent.name)] = parent_of(path.parent)
+    return [pid for pid, parent in parents.items() if parent not in parents]
+
+
+def parent_of(process: Path) -> int:
+    """By its folder in /proc. Raises OSError where it has ended."""
+    return int((process / "stat").read_text().rpartition(")")[2].split()[1])
 
 
 def sweep(patience: float) -> None:
@@ -139,8 +156,8 @@ def sweep(patience: float) -> None:
 def children() -> list[int]:
     """The processes whose parent we are."""
     found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
+    for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if int(path.read_text().rpartition(")")[2].split()[1]) == os.getpid():
-                found.append(int(path.parent.name))
+            if parent_of(process) == os.getpid():
+                found.append(int(process.name))
     return found

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +15,7 @@ from mpidp.comm.probe import library
 from mpidp.errors import UserError
 from tests.faults.harness import MODEL
 from tests.faults.victim import Fault
-from tests.launch import find_mpiexec
+from tests.launch import find_mpiexec, run_alone
 
 STEPS = 24
 TIMEOUT = 4  # seconds: --timeout
@@ -100,6 +101,19 @@ def running(tmp_path, monkeypatch):
         if up:
             raise
         pytest.skip(str(error))
+
+
+def test_a_command_of_ones_own_finds_both_hosts_and_leaves_none():
+    if "MPICH" not in library().vendor:
+        pytest.skip("needs MPICH's mpirun")
+    script = f"{find_mpiexec()} $LAUNCHER_ARGS -hosts $HOSTS -n 2 hostname; exit 7"
+    finished = run_alone(["-m", "tests.hosts", "--rate", "100mbit", "--", "sh", "-c", script])
+    if finished.returncode == 2:
+        pytest.skip(finished.stderr.strip())
+    assert finished.returncode == 7 and sorted(finished.stdout.split()) == ["host1", "host2"], str(finished)
+    names = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
+    left = [line for line in names.splitlines() if line.startswith("mpidp-")]
+    assert all(Path(f"/proc/{line.split('-')[1]}").exists() for line in left), names  # those of another run
 
 
 def test_a_host_is_lost_and_the_other_starts_again(running):
