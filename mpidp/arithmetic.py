@@ -12,9 +12,9 @@ from mpidp.nn.kernels import mkl
 from mpidp.nn.kernels.products import Bfloat16, Float16, Products
 
 AUTO, NUMPY, MKL = "auto", "numpy", "mkl"
-BFLOAT16, FLOAT16 = "bfloat16", "float16"
-OF_OPERANDS = (BFLOAT16, FLOAT16)
-"""Types of the operands of dense products alone."""
+BFLOAT16, FLOAT16, TF32 = "bfloat16", "float16", "tf32"
+OF_OPERANDS = (BFLOAT16, FLOAT16, TF32)
+"""Types of the operands of dense products alone; tf32 is of GPUs alone."""
 
 
 def vectors_dtype(dtype: str) -> np.dtype:

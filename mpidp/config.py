@@ -69,8 +69,8 @@ class RunOptions(DiagnosticOptions, CheckpointOptions, NumberOptions, FailureOpt
     clip: float | None = option(None, "limit on the norm of the gradient", above=0)
     dtype: str = option(
         "float32",
-        "type of parameters and arithmetic; those of 16 bits: of the operands of dense products alone, all else is "
-        "float32",
+        "type of parameters and arithmetic; those of 16 bits, and a GPU's tf32: of the operands of dense products "
+        "alone, all else is float32",
         choices=("float32", "float64", *arithmetic.OF_OPERANDS),
     )
     seed: int = option(0, "of initial values, sample order, dropout and splits", minimum=0)

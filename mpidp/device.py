@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mpidp.arithmetic import NUMPY, vectors_dtype
+from mpidp.arithmetic import BFLOAT16, FLOAT16, NUMPY, TF32
 from mpidp.comm import Communicator
 from mpidp.comm.staging import Pool, StagedCommunicator
 from mpidp.errors import UserError
@@ -16,6 +16,8 @@ from mpidp.options import option
 CPU, CUDA = "cpu", "cuda"
 USABLE = 0.95
 """Share of a device's free memory that the ranks on it divide: libraries and contexts want the rest."""
+NEEDED = {FLOAT16: 70, BFLOAT16: 80, TF32: 80}
+"""The compute capability, times ten, from which on tensor cores take such operands."""
 
 
 @dataclass
@@ -32,6 +34,7 @@ class Device:
     xp: Any = np
     about: str = ""
     free: int | None = None  # bytes that this rank may take there; None: what the host has
+    dtype: str = "float32"  # as --dtype says
 
     def communicator(self, comm: Communicator) -> Communicator:
         """`comm` for arrays that lie here."""
@@ -39,9 +42,10 @@ class Device:
 
     def products(self) -> Products:
         """Who multiplies matrices on a GPU."""
-        products = Products(self.xp)
-        products.about = f"products by cuBLAS on {self.about}"
-        return products
+        from mpidp.nn.kernels.cublas import CublasProducts
+
+        operands = self.dtype if self.dtype in (BFLOAT16, FLOAT16) else None
+        return CublasProducts(self.xp, self.about, operands, tf32=self.dtype == TF32)
 
 
 def opened(device: str, blas: str, dtype: str, comm: Communicator) -> Device:
@@ -50,14 +54,14 @@ def opened(device: str, blas: str, dtype: str, comm: Communicator) -> Device:
     Raises UserError where there is no CuPy, no GPU that it can use, or an option that means nothing there.
     """
     if device == CPU:
+        if dtype == TF32:
+            raise UserError(
+                f"--dtype {TF32} is of a GPU's tensor cores: choose float32 or {BFLOAT16}, or --device {CUDA}"
+            )
         return Device()
     if blas != "auto" and blas != NUMPY:
         raise UserError(
             f"--blas {blas} multiplies on the host, and --device {CUDA} on the GPU: leave one out"
-        )
-    if np.dtype(vectors_dtype(dtype)).name != dtype:
-        raise UserError(
-            f"--dtype {dtype} is made on the host alone so far: with --device {CUDA} choose float32"
         )
     cupy, count = usable()
     neighbours = [rank for rank, host in enumerate(comm.hosts()) if host == comm.hosts()[comm.rank]]
@@ -65,11 +69,17 @@ def opened(device: str, blas: str, dtype: str, comm: Communicator) -> Device:
     sharing = len(neighbours[number::count])
     cupy.cuda.Device(number).use()
     name = cupy.cuda.runtime.getDeviceProperties(number)["name"].decode()
+    able = int(cupy.cuda.Device(number).compute_capability)
+    if able < NEEDED.get(dtype, 0):
+        raise UserError(
+            f"--dtype {dtype}: GPU {number} ({name}) is of compute capability {able / 10}, and has no products of it "
+            f"before {NEEDED[dtype] / 10}: choose float32"
+        )
     free = int(USABLE * cupy.cuda.Device(number).mem_info[0] / sharing)
     with contextlib.suppress(AttributeError):
         cupy.get_default_memory_pool().set_limit(size=free)
     shared = f", shared by {sharing} ranks" if sharing > 1 else ""
-    return Device(cupy, f"GPU {number} ({name}{shared})", free)
+    return Device(cupy, f"GPU {number} ({name}{shared})", free, dtype)
 
 
 def usable() -> tuple[Any, int]:

@@ -15,6 +15,7 @@ from mpidp.nn.attention import CausalSelfAttention
 from mpidp.nn.cross_entropy import SoftmaxCrossEntropy
 from mpidp.nn.dropout import Dropout
 from mpidp.nn.embedding import Embedding, TiedOutput
+from mpidp.nn.kernels import kernels_for
 from mpidp.nn.layer import Layer, normal
 from mpidp.nn.linear import Linear
 from mpidp.nn.model import Model
@@ -79,18 +80,34 @@ class Block(Layer):
     """x ← x + attn(ln_1(x)); x ← x + mlp(ln_2(x)), mlp(x) = c_proj(GELU(c_fc(x))), both written over x (B, T, C).
 
     dx = dy + (dx of each branch), written over dy. Dropout, if any, ends a branch; attention's probabilities have none.
+    The stream itself, and its gradient, are of the model's type. What lies inside a branch may be of the type of the
+    products' operands, and each bias but c_attn's is added by whoever takes the layer's output.
     """
 
     def __init__(self, name: str, width: int, heads: int, residual_std: float, dropout: float):
         small, residual = normal(0.02), normal(residual_std)
-        share = "block.dx"
-        self.ln_1 = LayerNorm(f"{name}.ln_1", width, share="norm.dx")
-        self.attn = CausalSelfAttention(f"{name}.attn", width, heads, small, residual)
-        self.ln_2 = LayerNorm(f"{name}.ln_2", width, share="norm.dx")
-        self.c_fc = Linear(f"{name}.mlp.c_fc", width, 4 * width, small, share=share)
-        self.gelu = GELU()
-        self.c_proj = Linear(f"{name}.mlp.c_proj", 4 * width, width, residual, share="block.dhidden")
         drops = [Dropout(dropout), Dropout(dropout)] if dropout else []
+        last = not drops  # of its branch: a linear layer, whose bias is added with the branch
+        self.ln_1 = LayerNorm(f"{name}.ln_1", width, branch=True, narrow=True)
+        self.attn = CausalSelfAttention(f"{name}.attn", width, heads, small, residual, not last, narrow=True)
+        self.ln_2 = LayerNorm(f"{name}.ln_2", width, branch=True, narrow=True)
+        inner = {"narrow_input": True, "adds_bias": False}
+        self.c_fc = Linear(
+            f"{name}.mlp.c_fc", width, 4 * width, small, share="block.dx", narrow_output=True, **inner
+        )
+        self.gelu = GELU(self.c_fc.bias, narrow=True)
+        inner["adds_bias"] = not last
+        self.c_proj = Linear(
+            f"{name}.mlp.c_proj",
+            4 * width,
+            width,
+            residual,
+            share="block.dhidden",
+            narrow_output=last,
+            **inner,
+        )
+        self.attn.c_proj.narrow_output = last
+        self.biases = [self.attn.c_proj.bias, self.c_proj.bias] if last else [None, None]
         self.attn_branch = [self.ln_1, self.attn, *drops[:1]]
         self.mlp_branch = [self.ln_2, self.c_fc, self.gelu, self.c_proj, *drops[1:]]
 
@@ -103,6 +120,7 @@ class Block(Layer):
             yield from layer.layers()
 
     def plan(self, shape, arena):
+        self.kernels, self.rows = kernels_for(arena.xp), (-1, shape[-1])
         for branch in (self.attn_branch, self.mlp_branch):
             inner = shape
             for layer in branch:
@@ -110,20 +128,21 @@ class Block(Layer):
         return shape
 
     def forward(self, x: Array) -> Array:
-        for branch in (self.attn_branch, self.mlp_branch):
+        for branch, bias in zip((self.attn_branch, self.mlp_branch), self.biases, strict=True):
             y = x
             for layer in branch:
                 y = layer.forward(y)
-            x += y
+            self.kernels.add(x.reshape(self.rows), y.reshape(self.rows), None if bias is None else bias.value)
         return x
 
     def backward(self, dy: Array) -> Array:
-        for branch in (self.mlp_branch, self.attn_branch):
+        for norm, *branch in (self.mlp_branch, self.attn_branch):
             d = dy
             for layer in reversed(branch):
                 d = layer.backward(d)
                 self.tell(layer)
-            dy += d
+            norm.backward(d, dy)
+            self.tell(norm)
         return dy
 
 
@@ -150,7 +169,7 @@ def build(options: Options, schema: Any, dtype: Any = np.float32) -> Model:
     if options.dropout:
         stack.append(Dropout(options.dropout))
     stack += [Block(f"h.{i}", width, heads, residual_std, options.dropout) for i in range(layers)]
-    stack += [LayerNorm("ln_f", width), TiedOutput(embedding.wte)]
+    stack += [LayerNorm("ln_f", width, narrow=True), TiedOutput(embedding.wte, narrow=True)]
     return Model(stack, SoftmaxCrossEntropy(), dtype)
 
 

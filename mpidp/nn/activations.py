@@ -2,26 +2,29 @@
 
 from mpidp.arrays import Array
 from mpidp.nn.kernels import kernels_for
-from mpidp.nn.layer import Layer
+from mpidp.nn.layer import Layer, Parameter
 
 
 class GELU(Layer):
-    """y = ½ x (1 + tanh(√(2/π) (x + 0.044715 x³))), written over x; forward also writes dy/dx, so dx = dy · slope.
+    """y = ½ v (1 + tanh(√(2/π) (v + 0.044715 v³))), v = x + bias: the bias of the layer before, where it left that out.
 
-    The layer before it must not need its output again (Linear does not).
+    dx = dy · (dy/dv), written over dy. The layer before must not need its output again, nor write to it until backward
+    is done (Linear does neither). narrow: as Linear's.
     """
+
+    def __init__(self, bias: Parameter | None = None, narrow: bool = False):
+        self.bias, self.narrow = bias, narrow
 
     def plan(self, shape, arena):
         self.kernels = kernels_for(arena.xp)
-        self.slope = arena.empty(shape)
+        self.kept = arena.empty(shape, arena.products.narrow if self.narrow else None)
         self.work = self.kernels.workspace(arena, 1)
         return shape
 
     def forward(self, x: Array) -> Array:
-        flat = x.reshape(-1)
-        self.kernels.gelu(flat, flat, self.slope.reshape(-1) if self.training else None, self.work)
-        return x
+        self.x, self.shift = x, None if self.bias is None else self.bias.value
+        return self.kernels.gelu(x, self.shift, self.kept, self.training, self.work)
 
     def backward(self, dy: Array) -> Array:
-        dy *= self.slope
+        self.kernels.gelu_backward(dy, self.x, self.shift, self.kept, self.work)
         return dy

@@ -10,6 +10,7 @@ class CausalSelfAttention(Layer):
     """y = c_proj(O), O = softmax(q kᵀ / √D, no key later than its query) v a head, (q, k, v) = c_attn(x).
 
     x, y (B, T, C); c_attn.weight (C, 3C), c_proj.weight (C, C); the heads are slices of D = C / H columns.
+    adds_bias: False where whoever takes y adds c_proj's. narrow: x, y and their gradients are as Linear's.
     """
 
     def __init__(
@@ -19,10 +20,16 @@ class CausalSelfAttention(Layer):
         heads: int,
         weight: Initialiser | None = None,
         projection: Initialiser | None = None,
+        adds_bias: bool = True,
+        narrow: bool = False,
     ):
         self.heads = heads
-        self.c_attn = Linear(f"{name}.c_attn", width, 3 * width, weight or normal(0.02), share="block.dx")
-        self.c_proj = Linear(f"{name}.c_proj", width, width, projection or normal(0.02), share="block.dx")
+        inside = {"share": "block.dx", "narrow_input": narrow, "narrow_output": narrow}
+        self.c_attn = Linear(f"{name}.c_attn", width, 3 * width, weight or normal(0.02), **inside)
+        self.c_proj = Linear(
+            f"{name}.c_proj", width, width, projection or normal(0.02), adds_bias=adds_bias, **inside
+        )
+        self.narrow = narrow
 
     def parameters(self):
         return self.c_attn.parameters() + self.c_proj.parameters()
@@ -34,12 +41,13 @@ class CausalSelfAttention(Layer):
 
     def plan(self, shape, arena):
         batch, tokens, width = shape
+        kind = arena.products.narrow if self.narrow else None
         self.c_attn.plan(shape, arena)
         self.core = kernels_for(arena.xp).CausalAttention(
             arena, batch, tokens, self.heads, width // self.heads
         )
-        self.o = arena.empty(shape)
-        self.dqkv = arena.scratch("attention.dqkv", (batch, tokens, 3 * width))
+        self.o = arena.empty(shape, kind)
+        self.dqkv = arena.scratch("attention.dqkv", (batch, tokens, 3 * width), kind)
         return self.c_proj.plan(shape, arena)
 
     def forward(self, x: Array) -> Array:

@@ -3,6 +3,7 @@
 import math
 
 from mpidp.arrays import Array
+from mpidp.nn.kernels import kernels_for
 from mpidp.nn.layer import Layer, Parameter, constant
 
 
@@ -16,14 +17,15 @@ class Bias(Layer):
         return [self.bias]
 
     def plan(self, shape, arena):
-        self.xp = arena.xp
+        self.kernels = kernels_for(arena.xp)
         self.rows = (math.prod(shape[:-1]), shape[-1])
-        self.ones = arena.ones(self.rows[0])
+        self.work = self.kernels.sums_workspace(arena, *self.rows)
         return shape
 
     def forward(self, x: Array) -> Array:
-        return self.xp.add(x, self.bias.value, out=x)
+        self.kernels.add_bias(x.reshape(self.rows), self.bias.value)
+        return x
 
     def backward(self, dy: Array) -> Array:
-        self.xp.matmul(self.ones, dy.reshape(self.rows), out=self.bias.grad)
+        self.kernels.column_sums(dy.reshape(self.rows), self.bias.grad, self.work)
         return dy

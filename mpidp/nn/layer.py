@@ -39,6 +39,8 @@ def constant(value: float) -> Initialiser:
 class Parameter:
     """A named tensor whose `value` and `grad` are views `[lo, hi)` of the model's flat vectors.
 
+    `operand` is what products multiply by: `value`, as it was when the batch began, in the type of their operands.
+
     `decay` says whether weight decay applies (matrices: yes; biases and gains: no).
     """
 
@@ -50,6 +52,7 @@ class Parameter:
         self.size = math.prod(shape)
         self.lo = self.hi = -1  # set by Model, which lays the parameters out one after another
         self.value: Array = None
+        self.operand: Array = None
         self.grad: Array = None
 
 

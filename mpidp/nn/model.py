@@ -116,12 +116,15 @@ class Model:
                 part.__dict__ = dict(attributes)
         self.params, self.grads = params, grads
         self.xp = array_module(params)
+        self._products = products or Products(self.xp)
+        self._operands = self._products.operands(params)
         for p in self.parameters:
             p.value = params[p.lo : p.hi].reshape(p.shape)
+            p.operand = self._operands[p.lo : p.hi].reshape(p.shape)
             p.grad = grads[p.lo : p.hi].reshape(p.shape)
         for layer in self.layers:
             layer.bind()
-        self._arena = Arena(self.xp, self.dtype, products)
+        self._arena = Arena(self.xp, self.dtype, self._products)
         self._unplanned = [dict(vars(part)) for part in parts]
         self._plans, self._planned, self._adder = {}, None, InOrder()
 
@@ -162,6 +165,7 @@ class Model:
         adder = adder or self._adder
         slots = np.arange(len(x)) if slots is None else np.asarray(slots)
         adder.begin()
+        self._products.take(self.params, self._operands)  # all parts of the batch multiply by the same
         loss: float | Array = 0.0
         parts = [slice(start, stop) for start, stop in pairwise([0, *cuts, len(x)])]
         for part in parts[:-1]:
@@ -198,6 +202,7 @@ class Model:
 
     def predict(self, x: Array) -> Array:
         """The outputs before the loss, without dropout; they hold until the model's next call."""
+        self._products.take(self.params, self._operands)
         return self._forward(self._input(x, training=False))
 
     def _forward(self, x: Array) -> Array:

@@ -109,9 +109,9 @@ def watched(model: Model, tell: Callable[[str], Any]) -> Iterator[None]:
             look(y, f"the output of {name}")
             return y
 
-        def watched_backward(dy: Array) -> Array:
+        def watched_backward(dy: Array, *onto: Array) -> Array:
             look(dy, f"the gradient of the output of {name}")
-            dx = backward(dy)
+            dx = backward(dy, *onto)
             for parameter in layer.parameters():
                 look(parameter.grad, f"the gradient of {parameter.name}")
             look(dx, f"the gradient of the input of {name}")

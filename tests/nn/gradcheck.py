@@ -22,7 +22,7 @@ def place(layer, shape, dtype=np.float64, seed=0):
     start = 0
     for p in layer.parameters():
         p.lo, p.hi = start, start + p.size
-        p.value = params[p.lo : p.hi].reshape(p.shape)
+        p.value = p.operand = params[p.lo : p.hi].reshape(p.shape)
         p.grad = grads[p.lo : p.hi].reshape(p.shape)
         start = p.hi
     for inner in layer.layers():

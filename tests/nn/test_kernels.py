@@ -29,6 +29,9 @@ def test_layer_norm(dtype, shape):
     out = [np.full(a.shape, np.nan, dtype) for a in (y, xhat, rstd, dx, dgain, dbias)]
     tuned.layer_norm(cast[0], cast[1], cast[2], 1e-5, *out[:3], work)
     tuned.layer_norm_backward(cast[3], out[1], out[2], cast[1], out[4], out[5], out[3], work)
+    stream = np.ones_like(out[3])
+    tuned.layer_norm_backward(cast[3], out[1], out[2], cast[1], out[4], out[5], stream, work, True)
+    np.testing.assert_array_equal(stream, 1 + out[3])
     for actual, expected in zip(out, (y, xhat, rstd, dx, dgain, dbias), strict=True):
         same(actual, expected, dtype, factor=30 if shape[1] == 1 else 3)
 
@@ -49,19 +52,46 @@ def test_gelu(dtype, count):
     x = np.random.default_rng(0).normal(0, 3, count)
     y, slope = plain.gelu(x)
     work = tuned.workspace(Arena(np, dtype), 1)
-    flat, out, actual = x.astype(dtype), np.empty(count, dtype), np.empty(count, dtype)
-    tuned.gelu(flat, out, actual, work)
+    actual, other = np.empty(count, dtype), np.full(count, 7, dtype)
+    out = tuned.gelu(x.astype(dtype), None, actual, True, work)
     same(out, y, dtype)
     same(actual, slope, dtype)
-    tuned.gelu(flat, flat, None, work)  # in place, without the slope
-    np.testing.assert_array_equal(flat, out)
+    dy = x.astype(dtype)
+    tuned.gelu_backward(dy, out, None, actual, work)
+    same(dy, x * slope, dtype, 3)
+    np.testing.assert_array_equal(tuned.gelu(x.astype(dtype), None, other, False, work), out)
+    assert (other == 7).all()  # without the slope
+
+
+@both
+def test_gelu_adds_the_bias_of_the_layer_before(dtype):
+    x, bias = np.random.default_rng(0).normal(0, 3, (6, 5)), np.arange(5.0)
+    out = tuned.gelu(
+        x.astype(dtype),
+        bias.astype(dtype),
+        np.empty((6, 5), dtype),
+        True,
+        tuned.workspace(Arena(np, dtype), 1),
+    )
+    same(out, plain.gelu(x + bias)[0], dtype)
+
+
+@both
+@pytest.mark.parametrize("bias", [None, [1.0, 2.0, 3.0]])
+def test_sums_over_rows_and_what_is_added_to_them(dtype, bias):
+    x, y = np.random.default_rng(0).normal(size=(2, 7, 3)).astype(dtype)
+    total, sums = x + y + (0 if bias is None else bias), np.empty(3, dtype)
+    tuned.add(x, y, bias)
+    same(x, total, dtype)
+    tuned.column_sums(x, sums, tuned.sums_workspace(Arena(np, dtype), 7, 3))
+    same(sums, total.sum(0), dtype, 3)
 
 
 @both
 def test_gelu_far_out(dtype):
     x = np.array([-1e4, -50, 0, 50, 1e4], dtype)
-    y, slope = np.empty_like(x), np.empty_like(x)
-    tuned.gelu(x, y, slope, tuned.workspace(Arena(np, dtype), 1))
+    slope = np.empty_like(x)
+    y = tuned.gelu(x, None, slope, True, tuned.workspace(Arena(np, dtype), 1))
     np.testing.assert_array_equal(y, [0, 0, 0, 50, 1e4])
     np.testing.assert_array_equal(slope, [0, 0, 0.5, 1, 1])
 
@@ -95,9 +125,10 @@ def test_softmax_cross_entropy_of_extreme_logits(dtype):
 def test_embedding_and_its_gradient(dtype, places):
     rng = np.random.default_rng(0)
     ids, dy = rng.integers(0, 40, places).astype(np.int32), rng.normal(size=(places, 6))
-    table, out = rng.normal(size=(40, 6)).astype(dtype), np.empty((places, 6), dtype)
-    tuned.embedding(ids, table, out)
-    np.testing.assert_array_equal(out, table[ids])
+    table, positions = rng.normal(size=(40, 6)).astype(dtype), rng.normal(size=(places, 6)).astype(dtype)
+    out = np.empty((1, places, 6), dtype)
+    tuned.embedding(ids, table, positions, out)
+    np.testing.assert_array_equal(out[0], table[ids] + positions)
     grad = np.ones((40, 6), dtype)
     tuned.embedding_gradient(ids, dy.astype(dtype), grad)
     same(grad, 1 + plain.embedding_gradient(ids, dy, 40), dtype)

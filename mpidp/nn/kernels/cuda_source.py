@@ -1,162 +1,133 @@
-"""CUDA C++ of the kernels that CuPy compiles at run time; REAL is float or double.
+"""CUDA C++ of the kernels that CuPy compiles at run time, and what all of them share.
 
-Each needs nothing but its arguments, so that NVRTC can compile all of them on a machine without a GPU, and none relies
-on the number of threads of a block (a power of two, at most 1024), so that a host compiler can run them with one.
-Kernels of rows get one block a row.
+REAL is float or double, the type of arithmetic. NARROW is the type in which layers hand each other what goes from one
+product to the next: REAL itself, or `bfloat16` or `half`, 16 bits each; then FAST is defined, and what is about to be
+rounded to 16 bits may be computed with the device's own approximations. The sources need nothing but their arguments,
+no header either, so that NVRTC can compile them on a machine without a GPU.
+
+Rows are worked on by warps of 32 threads, or by blocks where they are long, in packs of 8 elements, which are one or
+two loads of 16 bytes each; where rows do not begin at such places, in packs of 1. Sums are made in an order that
+depends on shapes alone, so that a run repeated has the same bits.
 """
 
-NAMES = (
-    "layer_norm",
-    "layer_norm_backward",
-    "gelu",
-    "softmax_cross_entropy",
-    "embedding_gradient",
-    "dropout_mask",
-    "causal_softmax",
-    "causal_softmax_backward",
-)
+from mpidp.nn.kernels import cuda_elements, cuda_rows
 
-SOURCE = r"""
+HEAD = r"""
 typedef REAL real;
+struct bfloat16 { unsigned short bits; };
+struct half { unsigned short bits; };
+typedef NARROW narrow;
 
-__device__ real block_sum(real value) {
-    __shared__ real parts[1024];
-    parts[threadIdx.x] = value;
+#ifdef FAST
+__device__ __forceinline__ real quick_exp(real x) { return __expf(x); }
+__device__ __forceinline__ real quotient(real x, real y) { return __fdividef(x, y); }
+#else
+__device__ __forceinline__ real quick_exp(real x) { return exp(x); }
+__device__ __forceinline__ real quotient(real x, real y) { return x / y; }
+#endif
+
+__device__ __forceinline__ real number(real x) { return x; }
+__device__ __forceinline__ real number(bfloat16 x) { return __uint_as_float((unsigned)x.bits << 16); }
+__device__ __forceinline__ void put(real& to, real x) { to = x; }
+
+#ifdef __CUDA_ARCH__
+__device__ __forceinline__ real number(half x) {
+    float y;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x.bits));
+    return y;
+}
+__device__ __forceinline__ void put(half& to, real x) { asm("cvt.rn.f16.f32 %0, %1;" : "=h"(to.bits) : "f"((float)x)); }
+__device__ __forceinline__ void put(bfloat16& to, real x) {
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(to.bits) : "f"((float)x));
+}
+#else  // a host's compiler, to which the same numbers are not known: by their bits
+__device__ real number(half x) {
+    unsigned sign = (x.bits & 0x8000u) << 16, size = x.bits & 0x7FFF;
+    if (size >= 0x7C00) return __uint_as_float(sign | 0x7F800000 | size << 13);
+    return __uint_as_float(sign | size << 13) * 5.192296858534828e33f;  // 2^112
+}
+__device__ void put(half& to, real x) {
+    unsigned bits = __float_as_uint(x), sign = bits >> 16 & 0x8000, size = bits & 0x7FFFFFFF;
+    if (size > 0x7F800000) size = 0x7FFF;
+    else if (size >= 0x477FF000) size = 0x7C00;
+    else if (size < 0x38800000) size = __float_as_uint(__uint_as_float(size) + 0.5f) - 0x3F000000;
+    else size = (size + 0xFFF + (size >> 13 & 1) - 0x38000000) >> 13;
+    to.bits = sign | size;
+}
+__device__ void put(bfloat16& to, real x) {
+    unsigned bits = __float_as_uint(x);
+    to.bits = (bits & 0x7FFFFFFF) > 0x7F800000 ? 0x7FFF : (bits + 0x7FFF + (bits >> 16 & 1)) >> 16;
+}
+#endif
+
+// N elements at once.
+template <class T, int N> struct alignas(sizeof(T) * N < 16 ? sizeof(T) * N : 16) Pack { T x[N]; };
+
+template <int N, class T> __device__ __forceinline__ void load(real (&to)[N], const T* from) {
+    Pack<T, N> pack = *(const Pack<T, N>*)from;
+    #pragma unroll
+    for (int i = 0; i < N; i++) to[i] = number(pack.x[i]);
+}
+
+template <int N, class T> __device__ __forceinline__ void store(T* to, const real (&from)[N]) {
+    Pack<T, N> pack;
+    #pragma unroll
+    for (int i = 0; i < N; i++) put(pack.x[i], from[i]);
+    *(Pack<T, N>*)to = pack;
+}
+
+// Whether packs of 8 begin at multiples of 16 bytes, for rows of so many elements.
+__device__ __forceinline__ bool packed(long long columns, const void* a, const void* b = 0, const void* c = 0,
+                                       const void* d = 0, const void* e = 0) {
+    return columns % 8 == 0 && !(((size_t)a | (size_t)b | (size_t)c | (size_t)d | (size_t)e) % 16);
+}
+
+__device__ __forceinline__ real warp_sum(real x) {
+    #pragma unroll
+    for (int other = 16; other > 0; other /= 2) x += __shfl_xor_sync(0xFFFFFFFFu, x, other);
+    return x;
+}
+
+__device__ __forceinline__ real warp_max(real x) {
+    #pragma unroll
+    for (int other = 16; other > 0; other /= 2) {
+        real y = __shfl_xor_sync(0xFFFFFFFFu, x, other);
+        x = y > x ? y : x;
+    }
+    return x;
+}
+
+__shared__ real of_warps[32];
+
+__device__ real block_sum(real x) {  // of a block of whole warps; every thread gets it
+    x = warp_sum(x);
+    if (threadIdx.x % 32 == 0) of_warps[threadIdx.x / 32] = x;
     __syncthreads();
-    for (unsigned half = blockDim.x / 2; half > 0; half /= 2) {
-        if (threadIdx.x < half) parts[threadIdx.x] += parts[threadIdx.x + half];
-        __syncthreads();
-    }
-    real total = parts[0];
+    x = warp_sum(threadIdx.x % 32 < blockDim.x / 32 ? of_warps[threadIdx.x % 32] : real(0));
     __syncthreads();
-    return total;
+    return x;
 }
 
-__device__ real block_max(real value) {
-    __shared__ real parts[1024];
-    parts[threadIdx.x] = value;
+__device__ real block_max(real x) {
+    x = warp_max(x);
+    if (threadIdx.x % 32 == 0) of_warps[threadIdx.x / 32] = x;
     __syncthreads();
-    for (unsigned half = blockDim.x / 2; half > 0; half /= 2) {
-        if (threadIdx.x < half && parts[threadIdx.x + half] > parts[threadIdx.x])
-            parts[threadIdx.x] = parts[threadIdx.x + half];
-        __syncthreads();
-    }
-    real largest = parts[0];
+    x = warp_max(of_warps[threadIdx.x % 32 < blockDim.x / 32 ? threadIdx.x % 32 : 0]);
     __syncthreads();
-    return largest;
-}
-
-extern "C" __global__ void layer_norm(const real* x, const real* gain, const real* bias, real eps,
-                                      real* y, real* xhat, real* rstd, long long columns) {
-    long long start = blockIdx.x * columns;
-    real sum = 0, squares = 0;
-    for (long long j = threadIdx.x; j < columns; j += blockDim.x) sum += x[start + j];
-    real mean = block_sum(sum) / columns;
-    for (long long j = threadIdx.x; j < columns; j += blockDim.x) {
-        real centred = x[start + j] - mean;
-        squares += centred * centred;
-    }
-    real scale = 1 / sqrt(block_sum(squares) / columns + eps);
-    for (long long j = threadIdx.x; j < columns; j += blockDim.x) {
-        real normal = (x[start + j] - mean) * scale;
-        xhat[start + j] = normal;
-        y[start + j] = gain[j] * normal + bias[j];
-    }
-    if (threadIdx.x == 0) rstd[blockIdx.x] = scale;
-}
-
-// Also writes product = dy * xhat, whose column sums are dgain.
-extern "C" __global__ void layer_norm_backward(const real* dy, const real* xhat, const real* rstd, const real* gain,
-                                               real* dx, real* product, long long columns) {
-    long long start = blockIdx.x * columns;
-    real sum = 0, along = 0;
-    for (long long j = threadIdx.x; j < columns; j += blockDim.x) {
-        real g = gain[j] * dy[start + j];
-        sum += g;
-        along += g * xhat[start + j];
-        product[start + j] = dy[start + j] * xhat[start + j];
-    }
-    real mean = block_sum(sum) / columns, mean_along = block_sum(along) / columns;
-    for (long long j = threadIdx.x; j < columns; j += blockDim.x)
-        dx[start + j] = rstd[blockIdx.x] * (gain[j] * dy[start + j] - mean - xhat[start + j] * mean_along);
-}
-
-// slope may be null.
-extern "C" __global__ void gelu(const real* x, real* y, real* slope, long long count) {
-    const real a = 0.7978845608028654, ab = 0.035677408136300125;
-    for (long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x; i < count;
-         i += (long long)gridDim.x * blockDim.x) {
-        real v = x[i], square = v * v, half = real(0.5) * (1 + tanh(v * (a + ab * square)));
-        y[i] = v * half;
-        if (slope) slope[i] = half + 2 * v * half * (1 - half) * (a + 3 * ab * square);
-    }
-}
-
-extern "C" __global__ void softmax_cross_entropy(real* z, const int* y, real* losses, real scale, int write,
-                                                 long long columns) {
-    real* row = z + blockIdx.x * columns;
-    int target = y[blockIdx.x];
-    real largest = row[0], sum = 0;
-    for (long long j = threadIdx.x; j < columns; j += blockDim.x)
-        if (row[j] > largest) largest = row[j];
-    largest = block_max(largest);
-    for (long long j = threadIdx.x; j < columns; j += blockDim.x) sum += exp(row[j] - largest);
-    sum = block_sum(sum);
-    if (threadIdx.x == 0) losses[blockIdx.x] = log(sum) - (row[target] - largest);
-    __syncthreads();
-    if (!write) return;
-    for (long long j = threadIdx.x; j < columns; j += blockDim.x)
-        row[j] = scale * (exp(row[j] - largest) / sum - (j == target));
-}
-
-// found: the ids in ascending order, order: where each stood. The first of a run of equal ids adds the whole run, so
-// that sums are taken in one order, whatever the device does first.
-extern "C" __global__ void embedding_gradient(const int* found, const long long* order, const real* dy, real* grad,
-                                              long long places, long long columns) {
-    for (long long i = blockIdx.x; i < places; i += gridDim.x) {
-        int id = found[i];
-        if (i > 0 && found[i - 1] == id) continue;
-        for (long long j = threadIdx.x; j < columns; j += blockDim.x) {
-            real sum = 0;
-            for (long long k = i; k < places && found[k] == id; k++) sum += dy[order[k] * columns + j];
-            grad[id * columns + j] += sum;
-        }
-    }
-}
-
-extern "C" __global__ void dropout_mask(const unsigned* multipliers, const unsigned* offsets, unsigned threshold,
-                                        real kept, real* mask, long long samples, long long count) {
-    for (long long i = blockIdx.x * (long long)blockDim.x + threadIdx.x; i < samples * count;
-         i += (long long)gridDim.x * blockDim.x) {
-        unsigned x = unsigned(i % count) * multipliers[i / count] + offsets[i / count];
-        x = (x ^ (x >> 16)) * 0x7FEB352Du;
-        x = (x ^ (x >> 15)) * 0x846CA68Bu;
-        x ^= x >> 16;
-        mask[i] = x < threshold ? real(0) : kept;
-    }
-}
-
-// s (rows, tokens), row r being query r % tokens: p = softmax(scale * s) over the keys up to the query, 0 beyond.
-extern "C" __global__ void causal_softmax(real* s, real scale, long long tokens) {
-    long long query = blockIdx.x % tokens;
-    real* row = s + blockIdx.x * tokens;
-    real largest = row[0], sum = 0;
-    for (long long j = threadIdx.x; j <= query; j += blockDim.x)
-        if (row[j] > largest) largest = row[j];
-    largest = block_max(largest);
-    for (long long j = threadIdx.x; j <= query; j += blockDim.x) sum += exp(scale * (row[j] - largest));
-    real inverse = 1 / block_sum(sum);
-    for (long long j = threadIdx.x; j < tokens; j += blockDim.x)
-        row[j] = j <= query ? exp(scale * (row[j] - largest)) * inverse : real(0);
-}
-
-// ds = scale * p * (dp - sum(p * dp)), written over dp.
-extern "C" __global__ void causal_softmax_backward(const real* p, real* dp, real scale, long long tokens) {
-    long long start = blockIdx.x * tokens, query = blockIdx.x % tokens;
-    real sum = 0;
-    for (long long j = threadIdx.x; j <= query; j += blockDim.x) sum += p[start + j] * dp[start + j];
-    sum = block_sum(sum);
-    for (long long j = threadIdx.x; j < tokens; j += blockDim.x)
-        dp[start + j] = j <= query ? scale * p[start + j] * (dp[start + j] - sum) : real(0);
+    return x;
 }
 """
+
+SOURCE = HEAD + cuda_rows.SOURCE + cuda_elements.SOURCE
+
+
+def definitions(real: str, narrow: str | None = None) -> tuple[str, ...]:
+    """The compiler's options for arithmetic in `real`, and what goes between products in `narrow` (None: the same)."""
+    return (f"-DREAL={real}", f"-DNARROW={narrow or real}", *(("-DFAST",) if narrow else ()))
+
+
+VARIANTS = {
+    (real, narrow): definitions(real, narrow)
+    for real, narrow in (("float", None), ("double", None), ("float", "bfloat16"), ("float", "half"))
+}
+"""Of each of these a module is compiled when it is first needed."""

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mpidp.nn.kernels.products import Products
+from mpidp.nn.kernels.products import PLAIN, Products, layout
 
-ROW_MAJOR, PLAIN, TRANSPOSED = 101, 111, 112  # CBLAS's names of layouts
+ROW_MAJOR = 101  # CBLAS's name
 SEQUENTIAL = 1  # of MKL's threading layers
 PACKED = np.dtype(np.uint16)  # what holds bfloat16
 WORTH_IT = 1 << 22
@@ -106,15 +106,3 @@ class MklProducts(Products):
         at = a.ctypes.data, b.ctypes.data, out.ctypes.data
         gemm = self.gemm[a.dtype]
         gemm(ROW_MAJOR, a_order, b_order, m, n, k, 1.0, at[0], a_step, at[1], b_step, 0.0, at[2], step)
-
-
-def layout(x: np.ndarray) -> tuple[int, int]:
-    """How a matrix lies, and the elements from one of its rows or columns to the next; 0: otherwise."""
-    rows, columns = x.shape
-    down, across = x.strides
-    size = x.itemsize
-    if across == size and down >= columns * size and down % size == 0:
-        return PLAIN, down // size
-    if down == size and across >= rows * size and across % size == 0:
-        return TRANSPOSED, across // size
-    return 0, 0

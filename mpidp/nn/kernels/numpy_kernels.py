@@ -15,13 +15,18 @@ from mpidp.nn.kernels.plain import GELU_A, GELU_B
 
 __all__ = [
     "CausalAttention",
+    "add",
+    "add_bias",
+    "column_sums",
     "dropout_mask",
     "embedding",
     "embedding_gradient",
     "gelu",
+    "gelu_backward",
     "layer_norm",
     "layer_norm_backward",
     "softmax_cross_entropy",
+    "sums_workspace",
     "workspace",
 ]
 
@@ -34,6 +39,11 @@ _LONG = 384  # elements: rows from which on the copies that `_in_place` saves co
 def workspace(arena, columns: int):
     """Scratch for two blocks of whole rows, shared by all kernels."""
     return arena.scratch("kernels", (2, max(BLOCK, columns)))
+
+
+def sums_workspace(arena, rows: int, columns: int):
+    """What `column_sums` needs: a vector of ones."""
+    return arena.ones(rows)
 
 
 def _blocks(rows: int, columns: int):
@@ -106,12 +116,16 @@ def layer_norm(x, gain, bias, eps, y, xhat, rstd, work) -> None:
 
 
 @_in_place
-def layer_norm_backward(dy, xhat, rstd, gain, dgain, dbias, dx, work) -> None:
-    """dx = rstd · (g - mean(g) - x̂ · mean(g · x̂)) with g = gain · dy; dgain = Σ dy · x̂, dbias = Σ dy (written)."""
+def layer_norm_backward(dy, xhat, rstd, gain, dgain, dbias, dx, work, add=False) -> None:
+    """dx = rstd · (g - mean(g) - x̂ · mean(g · x̂)) with g = gain · dy; dgain = Σ dy · x̂, dbias = Σ dy (written).
+
+    add: dx is added to what `dx` holds.
+    """
     rows, columns = dy.shape
     gain_mean = gain / gain.dtype.type(columns)
     for lo, hi in _blocks(rows, columns):
-        dy_block, xhat_block, dx_block = dy[lo:hi], xhat[lo:hi], dx[lo:hi]
+        dy_block, xhat_block = dy[lo:hi], xhat[lo:hi]
+        dx_block = work[1, : dy_block.size].reshape(dy_block.shape) if add else dx[lo:hi]
         ones = _ones(hi - lo, dy.dtype)
         product = work[0, : dy_block.size].reshape(dy_block.shape)
         np.multiply(dy_block, xhat_block, product)
@@ -130,17 +144,49 @@ def layer_norm_backward(dy, xhat, rstd, gain, dgain, dbias, dx, work) -> None:
         np.multiply(dy_block.reshape(wide_dx.shape), gains, wide_dx)
         dx_block -= product
         dx_block *= rstd[lo:hi, None]
+        if add:
+            dx[lo:hi] += dx_block
 
 
-def gelu(x, y, slope, work) -> None:
-    """y = ½ x (1 + tanh u), u = √(2/π) (x + 0.044715 x³); slope = dy/dx unless None. All flat; y may be x.
+def column_sums(x, out, work) -> None:
+    """out = Σ of the rows of x."""
+    np.matmul(work, x, out)
 
-    With p = u/x and s = ½ (1 + tanh u): y = x s, and dy/dx = s + 2 y (1 - s) u', u' = 3p - 2√(2/π).
+
+def add_bias(y, bias) -> None:
+    """y += bias, for rows y."""
+    y += bias
+
+
+def add(x, y, bias=None) -> None:
+    """x += y + bias, for rows x and y (which may be lost)."""
+    if bias is not None:
+        y += bias
+    x += y
+
+
+def gelu(x, bias, kept, training: bool, work):
+    """½ v (1 + tanh u), u = √(2/π) (v + 0.044715 v³), v = x + bias, for rows x; what `gelu_backward` needs stays.
+
+    Written over x, and in training the slope into `kept`. With p = u/v and s = ½ (1 + tanh u): y = v s, and
+    dy/dv = s + 2 y (1 - s) u', u' = 3p - 2√(2/π).
     """
+    if bias is not None:
+        x += bias
+    _gelu(x.reshape(-1), kept.reshape(-1) if training else None, work)
+    return x
+
+
+def gelu_backward(dy, x, bias, kept, work) -> None:
+    """dy becomes dy times the slope of `gelu` at x + bias."""
+    dy *= kept
+
+
+def _gelu(x, slope, work) -> None:
     a, ab, half, six, four_a = _constants(x.dtype, GELU_A, GELU_A * GELU_B, 0.5, 6.0, 4 * GELU_A)
     for lo in range(0, x.size, BLOCK):
         x_block = x[lo : lo + BLOCK]
-        y_block = y[lo : lo + BLOCK]
+        y_block = x_block
         p, s = work[0, : x_block.size], work[1, : x_block.size]
         np.multiply(x_block, x_block, p)
         np.multiply(p, ab, p)
@@ -182,11 +228,13 @@ def softmax_cross_entropy(z, y, losses, scale=None) -> None:
         loss[...] = np.log(total, dtype=np.float64) - picked
 
 
-def embedding(ids, table, out) -> None:
-    """out[i] = table[ids[i]] for flat ids; an id outside the table is an IndexError."""
+def embedding(ids, table, positions, out) -> None:
+    """out (B, T, C): out[b, t] = table[ids[b, t]] + positions[t], ids flat; one outside the table is an IndexError."""
     if ids.size and not (0 <= ids.min() and ids.max() < len(table)):
         raise IndexError(f"token ids from {ids.min()} to {ids.max()}, but the table has {len(table)} rows")
-    np.take(table, ids, axis=0, out=out, mode="clip")  # mode="raise" would work in a copy of `out`
+    rows = out.reshape(-1, out.shape[-1])
+    np.take(table, ids, axis=0, out=rows, mode="clip")  # mode="raise" would work in a copy of `out`
+    out += positions
 
 
 def embedding_gradient(ids, dy, grad) -> None:

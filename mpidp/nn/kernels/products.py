@@ -1,14 +1,15 @@
 """Dense products: who computes them, and in which type their operands are held.
 
 A layer asks the arena's `products` for `memory` in `plan`, has each operand `take`n into it once, and hands what it got
-to every product with that operand, transposed or not; in float32 and float64 an operand is the array itself.
+to every product with that operand, transposed or not; in float32 and float64 an operand is the array itself. Parameters
+are `take`n all together, once a batch, into what `operands` gave (`Model.bind`).
 """
 
 from typing import Any
 
 import numpy as np
 
-from mpidp.arrays import Array
+from mpidp.arrays import Array, zeros
 
 BLOCK = 65536  # elements rounded at a time: in and out stay in a core's second-level cache
 HALF, ONE, SIXTEEN, UPPER = (np.array(word, np.uint32) for word in (0x7FFF, 1, 16, 0xFFFF0000))
@@ -27,9 +28,17 @@ class Products:
     def __init__(self, xp: Any = np):
         self.xp = xp
 
+    def operands(self, params: Array) -> Array:
+        """What the flat vector of parameters is to be `take`n into, before layers multiply by parts of it."""
+        return params
+
     def memory(self, arena, shape: tuple[int, ...], tag: str | None = None) -> Array | None:
         """What an operand of this shape is to be `take`n into: the asker's own, or shared by all who say this tag."""
         return None
+
+    def wide(self, columns: int) -> int:
+        """Of how many columns memory for rows of so many should be, so that each row begins where it is best."""
+        return columns
 
     def take(self, x: Array, memory: Array | None) -> Array:
         """`x` as `matmul` wants its operands."""
@@ -51,6 +60,9 @@ class Float16(Products):
         self.inner, self.xp, self.blas = inner, inner.xp, inner.blas
         self.matmul = inner.matmul  # type: ignore[method-assign]
         self.about = f"float16 {inner.about}, emulated in float32"
+
+    def operands(self, params):
+        return zeros(np, params.size, params.dtype)
 
     def memory(self, arena, shape, tag=None):
         return arena.scratch(f"products.{tag}", shape) if tag else arena.empty(shape)
@@ -74,6 +86,9 @@ class Bfloat16(Products):
         self.xp, self.blas = inner.xp, inner.blas
         self.matmul = inner.matmul  # type: ignore[method-assign]
         self.about = f"bfloat16 {inner.about}" + ("" if packed else ", emulated in float32")
+
+    def operands(self, params):
+        return zeros(np, params.size, np.uint16 if self.packed else np.float32)
 
     def memory(self, arena, shape, tag=None):
         """Memory of 16 or of 32 bits an element."""
@@ -138,3 +153,18 @@ def _carried(bits: np.ndarray, out: np.ndarray) -> None:
     np.bitwise_and(out, ONE, out)
     np.add(out, HALF, out)
     np.add(out, bits, out)
+
+
+PLAIN, TRANSPOSED = 111, 112  # CBLAS's names of orders
+
+
+def layout(x: Array) -> tuple[int, int]:
+    """How a matrix lies, and the elements from one of its rows or columns to the next; 0: otherwise."""
+    rows, columns = x.shape
+    down, across = x.strides
+    size = x.itemsize
+    if across == size and down >= columns * size and down % size == 0:
+        return PLAIN, down // size
+    if down == size and across >= rows * size and across % size == 0:
+        return TRANSPOSED, across // size
+    return 0, 0

@@ -44,7 +44,7 @@ class ndarray:
 
     @property
     def data(self):
-        return Pointer(self._host.ctypes.data)
+        return Pointer(Address.of(self))
 
     @property
     def __cuda_array_interface__(self):
@@ -145,6 +145,19 @@ for _name in "add sub mul truediv floordiv mod pow matmul and or xor lshift rshi
         setattr(ndarray, _form, _operator(_form))
 for _name in "lt le gt ge eq ne neg pos abs invert".split():
     setattr(ndarray, f"__{_name}__", _operator(f"__{_name}__"))
+
+
+class Address(int):
+    """Where device memory begins, and of which allocation it is part: that is `memory`, [begin, end) in bytes."""
+
+    @classmethod
+    def of(cls, array):
+        found, whole = cls(array._host.ctypes.data), array._host
+        while isinstance(whole.base, np.ndarray):
+            whole = whole.base
+        found.memory = array._memory
+        found.begin, found.end = np.lib.array_utils.byte_bounds(whole)
+        return found
 
 
 class Pointer:

@@ -1,9 +1,10 @@
 """The device: one, of 2 GiB, with a driver for CUDA 13."""
 
 import numpy as _np
+from cupy import _cublas as cublas
 from cupy.streams import Event, Stream, get_current_stream
 
-__all__ = ["Device", "Event", "Stream", "get_current_stream"]
+__all__ = ["Device", "Event", "Stream", "cublas", "device", "get_current_stream"]
 
 MEMORY = 2 << 30
 
@@ -34,7 +35,20 @@ class Device:
         return "90"
 
 
+class device:
+    @staticmethod
+    def get_cublas_handle():
+        return cublas.HANDLE
+
+
 class runtime:
+    CUDA_R_16F, CUDA_R_32F, CUDA_R_64F, CUDA_R_16BF = (
+        cublas.HALF,
+        cublas.SINGLE,
+        cublas.DOUBLE,
+        cublas.BFLOAT16,
+    )
+
     class CUDARuntimeError(RuntimeError):
         pass
 
