@@ -7,9 +7,7 @@ import cupy
 import numpy as np
 
 from mpidp.nn.kernels.cuda_source import SOURCE
-from mpidp.nn.kernels.cupy_attention import CausalAttention
-
-__all__ = ["CausalAttention"]
+from mpidp.nn.kernels.cupy_attention import CausalAttention as CausalAttention
 
 THREADS = 256
 BLOCKS = 4096  # for kernels whose threads stride over all elements
