@@ -73,12 +73,8 @@ def load_model(run: Path, device: str = CPU, comm: Communicator | None = None) -
         raise UserError(f"{path}: not a model that mpidp wrote, or damaged ({error})") from None
     model = rebuild(options, schema)
     place = Device() if comm is None else opened(device, arithmetic.AUTO, options["dtype"], comm)
-    need = 2 * model.size * model.dtype.itemsize
-    if place.free is not None and need > place.free:
-        raise UserError(
-            f"{path}: {model.size:,} parameters take {need / 2**30:.1f} GiB, more than the {place.free / 2**30:.1f} GiB "
-            f"that this rank may take of {place.about}: leave --device {device} out"
-        )
+    what = f"{path}: {model.size:,} parameters, and as much beside them,"
+    place.require(2 * model.size * model.dtype.itemsize, what, f"leave --device {device} out")
     params, grads = (place.xp.zeros(model.size, model.dtype) for _ in range(2))
     model.bind(params, grads, arithmetic.recorded(options) if place.xp is np else place.products())
     for p in model.parameters:
