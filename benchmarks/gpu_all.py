@@ -68,7 +68,7 @@ PARTS = (
     Part(
         "program", "the train program on the GPU, 2 ranks: what it says at its end",
         ("-m", "mpidp.train", "--device", "cuda", "--steps", "60", "--run-dir", "RUN"), 60, ranks=2,
-        tried=("--steps", "4", "--model", "mlp", "--data", "digits"), gpu=False,
+        tried=("--steps", "4", "--model", "mlp", "--data", "synthetic-classes"), gpu=False,
     ),
 )  # fmt: skip
 
@@ -198,11 +198,11 @@ def page(outcomes: Mapping[str, Outcome], out: Path, dry: bool = False) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-NOT_YET = """Without a GPU the code has run on a stand-in for CuPy alone (`tests/device/cupy`), which computes on the host and
-refuses what CuPy and CUDA refuse, as far as it knows; kernel sources are compiled by NVRTC for sm_80 and sm_90. A pass
-there is no proof for a GPU, and says nothing of speed. What is still to be shown:"""
-HOW = """One command does it all, in less than ten minutes, on a machine with an NVIDIA GPU (Python 3.11 or later, CuPy 14
-and PyTorch installed, no network needed); it writes this page anew:
+NOT_YET = """Without a GPU the code has run on a stand-in for CuPy alone (`tests/device/cupy`), which computes on the
+host and refuses what CuPy and CUDA refuse, as far as it knows; kernel sources are compiled by NVRTC for sm_80 and
+sm_90. A pass there is no proof for a GPU, and says nothing of speed. What is still to be shown:"""
+HOW = """One command does it all, in less than ten minutes, on a machine with an NVIDIA GPU (Python 3.11 or later, CuPy
+14 and PyTorch installed, no network needed); it writes this page anew:
 
 ```sh
 bash benchmarks/gpu_all.sh --pack wheels    # where there is a network: MPI, mpi4py and the small packages as wheels

@@ -1,6 +1,7 @@
 """Where a run's vectors lie and its model is computed: in the host's memory, or on a GPU through CuPy."""
 
 import contextlib
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from mpidp.arithmetic import BFLOAT16, FLOAT16, NUMPY, TF32
 from mpidp.comm import Communicator
 from mpidp.comm.staging import Pool, StagedCommunicator
-from mpidp.errors import UserError
+from mpidp.errors import RunError, UserError
 from mpidp.nn.kernels.products import Products
 from mpidp.options import option
 
@@ -35,10 +36,22 @@ class Device:
     about: str = ""
     free: int | None = None  # bytes that this rank may take there; None: what the host has
     dtype: str = "float32"  # as --dtype says
+    planned: float = 0.0  # bytes of it that are spoken for
 
     def communicator(self, comm: Communicator) -> Communicator:
         """`comm` for arrays that lie here."""
         return comm if self.xp is np else StagedCommunicator(comm, self.xp, Pool(self.xp))
+
+    def require(self, amount: float, what: str, cure: str) -> None:
+        """Plan to take so many bytes more there. Raises UserError where they are not free."""
+        before, self.planned = self.planned, self.planned + amount
+        if self.free is not None and self.planned > self.free:
+            size = f"{amount / 2**30:.1f} GiB" if math.isfinite(amount) else "beyond all limits"
+            beside = f", beside the {before / 2**30:.1f} GiB of its vectors" if before else ""
+            raise UserError(
+                f"{what} are {size}{beside}: more than the {self.free / 2**30:.1f} GiB that this rank may take of "
+                f"{self.about}: {cure}, or more GPUs"
+            )
 
     def products(self) -> Products:
         """Who multiplies matrices on a GPU."""
@@ -103,3 +116,13 @@ def usable() -> tuple[Any, int]:
             f"--device {CUDA}: this machine shows no GPU: leave it out, or set CUDA_VISIBLE_DEVICES"
         )
     return cupy, count
+
+
+def out_of_memory(error: MemoryError, rank: int) -> RunError | None:
+    """What a rank has to say whose GPU had no room left in the middle of a run; None where the host had none."""
+    if type(error).__module__.partition(".")[0] != "cupy":
+        return None
+    return RunError(
+        f"rank {rank}: its GPU has no memory left: {str(error).rstrip('.')}: set a smaller --micro-batch, start fewer "
+        "ranks a GPU, or see what else runs there (nvidia-smi)"
+    )

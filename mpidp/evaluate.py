@@ -13,6 +13,7 @@ from mpidp.comm.world import guarded, together
 from mpidp.commandline import expanded, parse_small, read_toml
 from mpidp.config import Config, resolve
 from mpidp.data import Data, Request, load
+from mpidp.device import CPU, CUDA
 from mpidp.errors import UserError
 from mpidp.evaluation import evaluate
 from mpidp.machine import pin_threads, print_anything
@@ -27,6 +28,9 @@ class EvaluateOptions:
     run: str = option(help="the run directory that holds model.safetensors and config.toml", metavar="DIR")
     data: str | None = option(None, "other data of the same form than the run's own", metavar="NAME|PATH")
     part: str = option("validation", "which part of the data", choices=("validation", "train"))
+    device: str = option(
+        CPU, "where it is scored: by the host, or by a GPU through CuPy", choices=(CPU, CUDA)
+    )
     batch_size: int = option(32, "samples that a rank scores at a time", minimum=1)
     json: bool = option(False, "print the scores as JSON")
 
@@ -43,7 +47,7 @@ def run(comm: Communicator, arguments: Sequence[str]) -> int:
     if options is None:
         return 0
     pin_threads(None, alone=comm.size == 1)
-    saved, config = together(comm, lambda: read(options))
+    saved, config = together(comm, lambda: read(options, comm))
     data = together(comm, lambda: load_as_trained(saved, config))
     part = data.validation if options.part == "validation" else data.train
     scores = evaluate(saved.model, part, comm, range(comm.rank, comm.rank + 1), comm.size, options.batch_size)
@@ -69,9 +73,9 @@ def run(comm: Communicator, arguments: Sequence[str]) -> int:
     return 0
 
 
-def read(options: EvaluateOptions) -> tuple[Saved, Config]:
+def read(options: EvaluateOptions, comm: Communicator) -> tuple[Saved, Config]:
     """The model, and the options of its run with `--data` in the place of its data."""
-    saved = load_model(expanded(options.run))
+    saved = load_model(expanded(options.run), options.device, comm)
     recorded = read_toml(expanded(options.run) / "config.toml", "--run: ")
     recorded.pop("resume", None)
     if options.data is None:

@@ -10,6 +10,7 @@ import numpy as np
 from mpidp.comm import Communicator
 from mpidp.comm.world import guarded
 from mpidp.commandline import expanded, parse_small
+from mpidp.device import CPU, CUDA
 from mpidp.errors import UserError
 from mpidp.machine import print_anything
 from mpidp.model_file import load_model
@@ -29,6 +30,9 @@ class GenerateOptions:
     )
     top_k: int | None = option(None, "draw among the k likeliest tokens alone", minimum=1)
     seed: int = option(0, "of the draws", minimum=0)
+    device: str = option(
+        CPU, "where the model computes: in the host's memory, or on a GPU by CuPy", choices=(CPU, CUDA)
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,9 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(comm: Communicator, arguments: Sequence[str]) -> int:
     """The program, on the rank of `comm`: rank 0 writes, the others have nothing to do; its exit code."""
     options = parse_small("python -m mpidp.generate", __doc__, GenerateOptions, arguments, comm)
+    if options and options.device == CUDA:
+        comm.hosts()  # which all ranks ask together, or nobody
     if options is None or comm.rank > 0:
         return 0
-    saved = load_model(expanded(options.run))
+    saved = load_model(expanded(options.run), options.device, comm)
     if saved.tokenizer is None or saved.schema.kind != "tokens":
         raise UserError(f"--run {options.run}: --model {saved.options['model']} was not trained on text")
     prompt = saved.tokenizer.encode(options.prompt)

@@ -71,13 +71,8 @@ def require_working_memory(
 
 def require_free(need: float, what: str, cure: str, comm: Communicator, place: Device) -> None:
     """Raise UserError where `need` bytes for each rank on this host, or its device, are more than is free."""
-    if place.free is not None and need > place.free:
-        raise UserError(
-            f"{what} are {need / 2**30:.1f} GiB, more than the {place.free / 2**30:.1f} GiB that this rank may take of "
-            f"{place.about}: {cure}, or a GPU"
-        )
     if place.free is not None:
-        return
+        return place.require(need, what, cure)
     here = socket.gethostname()
     everyone = [need for host, need in comm.allgather([here, need]) if host == here]
     free = memory_available()

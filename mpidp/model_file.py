@@ -14,9 +14,11 @@ from safetensors.numpy import save_file
 from mpidp import arithmetic
 from mpidp.arrays import to_host
 from mpidp.checkpoint.tensors import sync
+from mpidp.comm import Communicator
 from mpidp.config import Config
 from mpidp.data import Schema
 from mpidp.data.tokenizer import tokenizer_from_json
+from mpidp.device import CPU, Device, opened
 from mpidp.errors import UserError
 from mpidp.models import MODELS
 from mpidp.nn import Model
@@ -52,10 +54,11 @@ def save_model(path: Path, model: Model, config: Config, schema: Schema, tokeniz
         raise
 
 
-def load_model(run: Path) -> Saved:
-    """The merged model of a run directory, in host memory.
+def load_model(run: Path, device: str = CPU, comm: Communicator | None = None) -> Saved:
+    """The merged model of a run directory, in host memory, or on this rank's GPU.
 
-    Raises UserError where there is none, or the file is damaged or was written by another kind of program.
+    comm: of the ranks that share this host's GPUs, where one is wanted. Raises UserError where there is no model, the
+    file is damaged or was written by another kind of program, or the GPU cannot be used or is too small.
     """
     path = run / "model.safetensors"
     if not path.is_file():
@@ -69,12 +72,15 @@ def load_model(run: Path) -> Saved:
     except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
         raise UserError(f"{path}: not a model that mpidp wrote, or damaged ({error})") from None
     model = rebuild(options, schema)
-    params, grads = np.zeros(model.size, model.dtype), np.zeros(model.size, model.dtype)
-    model.bind(params, grads, arithmetic.recorded(options))
+    place = Device() if comm is None else opened(device, arithmetic.AUTO, options["dtype"], comm)
+    what = f"{path}: {model.size:,} parameters, and as much beside them,"
+    place.require(2 * model.size * model.dtype.itemsize, what, f"leave --device {device} out")
+    params, grads = (place.xp.zeros(model.size, model.dtype) for _ in range(2))
+    model.bind(params, grads, arithmetic.recorded(options) if place.xp is np else place.products())
     for p in model.parameters:
         if p.name not in tensors or tensors[p.name].shape != p.shape:
             raise UserError(f"{path}: tensor {p.name} of shape {p.shape} is missing or of another shape")
-        p.value[...] = tensors[p.name]
+        p.value[...] = place.xp.asarray(tensors[p.name])
     tokenizer = tokenizer_from_json(metadata["tokenizer"]) if "tokenizer" in metadata else None
     return Saved(model, options, schema, tokenizer)
 

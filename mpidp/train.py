@@ -16,6 +16,7 @@ from mpidp.comm import Communicator
 from mpidp.comm.world import guarded, together
 from mpidp.commandline import wants_help
 from mpidp.config import Config
+from mpidp.device import out_of_memory
 from mpidp.errors import RunError
 from mpidp.evaluation import score
 from mpidp.failure_options import require_supervisor
@@ -107,6 +108,10 @@ def run(comm: Communicator, arguments: Sequence[str]) -> int:
             survive(config, comm, folder, resumed, train)
         except RunError as error:
             error.add_note(way_on(folder))
+            raise
+        except MemoryError as error:
+            if told := out_of_memory(error, comm.rank):
+                raise told from None
             raise
     return 0
 

@@ -97,3 +97,11 @@ def test_mistakes_of_evaluate(runs, tmp_path):
     )
     wrong = run_ranks(2, [*evaluate, "--run", runs / "gpt", "--data", "synthetic-classes"])
     assert "the model was trained on" in error_line(wrong)
+
+
+@pytest.mark.parametrize("program", ["evaluate", "generate"])
+def test_a_gpu_that_is_not_there(runs, program, has_device):
+    if has_device:
+        pytest.skip("there is a GPU here")
+    line = error_line(run_alone(["-m", f"mpidp.{program}", "--run", runs / "gpt", "--device", "cuda"]))
+    assert line.startswith("mpidp: error: --device cuda")

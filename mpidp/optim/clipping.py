@@ -73,7 +73,8 @@ def clip_scale(norm: float, limit: float) -> float:
 
 def _on_device(grads: Array, limit: float) -> Array:
     """(Σ gᵢ², min(1, limit / ‖g‖)), added up in the same order always."""
-    xp, kernel = array_module(grads), _kernels(grads.dtype)
+    xp = array_module(grads)
+    kernel = _kernels(xp, grads.dtype)
     blocks = max(1, min(PARTS, -(-grads.size // THREADS)))
     parts, found = xp.empty(blocks, np.float64), xp.empty(2, np.float64)
     kernel("square_parts")((blocks,), (THREADS,), (grads, parts, np.int64(grads.size)))
@@ -82,8 +83,6 @@ def _on_device(grads: Array, limit: float) -> Array:
 
 
 @cache
-def _kernels(dtype: np.dtype) -> Any:
-    import cupy
-
+def _kernels(xp: Any, dtype: np.dtype) -> Any:
     real = {"float32": "float", "float64": "double"}[dtype.name]
-    return cupy.RawModule(code=SOURCE, options=(f"-DREAL={real}",)).get_function
+    return xp.RawModule(code=SOURCE, options=(f"-DREAL={real}",)).get_function

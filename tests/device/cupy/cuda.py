@@ -1,4 +1,6 @@
-"""The device: one, of 2 GiB, with a driver for CUDA 13."""
+"""The devices: of 2 GiB, with a driver for CUDA 13; one, or as many as CUDA_VISIBLE_DEVICES names."""
+
+import os
 
 import numpy as _np
 from cupy import _cublas as cublas
@@ -11,7 +13,7 @@ MEMORY = 2 << 30
 
 class Device:
     def __init__(self, device=0):
-        if device != 0:
+        if device not in range(runtime.getDeviceCount()):
             raise runtime.CUDARuntimeError(f"cudaErrorInvalidDevice: {device}")
         self.id = device
 
@@ -60,7 +62,8 @@ class runtime:
 
     @staticmethod
     def getDeviceCount():
-        return 1
+        named = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")
+        return len([name for name in named if name.strip()])
 
     @staticmethod
     def getDeviceProperties(device):
