@@ -113,8 +113,8 @@ def poison_a_layer(monkeypatch, tensor, where, steps=(STEP,), rank=RANK, place=0
             layer.__class__ = poisoned.pop(layer)
         return batch(job, t)
 
-    def spoilt(layer, x):
-        y = getattr(poisoned[layer], "forward" if where == "forward" else "backward")(layer, x)
+    def spoilt(layer, x, *more):
+        y = getattr(poisoned[layer], "forward" if where == "forward" else "backward")(layer, x, *more)
         target = layer.parameters()[0].grad if where == "gradient" else y
         target.reshape(-1)[place] = np.inf
         return y
