@@ -1,6 +1,5 @@
 """Where a run's vectors lie and its model is computed: in the host's memory, or on a GPU through CuPy."""
 
-import contextlib
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -89,8 +88,7 @@ def opened(device: str, blas: str, dtype: str, comm: Communicator) -> Device:
             f"before {NEEDED[dtype] / 10}: choose float32"
         )
     free = int(USABLE * cupy.cuda.Device(number).mem_info[0] / sharing)
-    with contextlib.suppress(AttributeError):
-        cupy.get_default_memory_pool().set_limit(size=free)
+    cupy.get_default_memory_pool().set_limit(size=free)
     shared = f", shared by {sharing} ranks" if sharing > 1 else ""
     return Device(cupy, f"GPU {number} ({name}{shared})", free, dtype)
 

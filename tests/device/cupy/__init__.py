@@ -53,6 +53,13 @@ def asnumpy(a, stream=None, order="C", out=None, *, blocking=True):
     return a.get(stream, order, out, blocking) if isinstance(a, ndarray) else _np.asarray(a)
 
 
+_pool = cuda.MemoryPool()
+
+
+def get_default_memory_pool():
+    return _pool
+
+
 def get_array_module(*arrays):
     import sys
 

@@ -81,6 +81,7 @@ class ndarray:
     # Views
 
     def __getitem__(self, key):
+        require_of_device(key)
         if isinstance(unwrapped(key), np.ndarray) and unwrapped(key).dtype == bool:
             raise TypeError("an index of booleans waits for the device to know how many there are")
         result = self._host[unwrapped(key)]
@@ -89,6 +90,7 @@ class ndarray:
         return self._like(result)
 
     def __setitem__(self, key, value):
+        require_of_device(key)
         touch([self, key, value])
         if isinstance(value, np.ndarray):
             if value.ndim:
@@ -129,7 +131,7 @@ class ndarray:
 
 def _operator(name):
     def operate(self, *others):
-        if any(isinstance(other, np.ndarray) for other in others):
+        if any(isinstance(other, np.ndarray | list | tuple) for other in others):
             raise TypeError(f"{name} of a device array and a host array")
         touch([self, others])
         result = getattr(self._host, name)(*unwrapped(others))
@@ -186,6 +188,13 @@ def aligned(host: np.ndarray) -> np.ndarray:
     return copy
 
 
+def require_of_device(key) -> None:
+    """An index that lies on the host is copied to the device each time it is used."""
+    for one in key if isinstance(key, tuple) else (key,):
+        if isinstance(one, np.ndarray | list) and np.ndim(one):
+            raise TypeError("an index on the host: asarray() it first")
+
+
 def unwrapped(value):
     """The same with host arrays in place of device arrays."""
     if isinstance(value, ndarray):
@@ -233,6 +242,8 @@ def function(numpys, parameters):
                 raise TypeError(f"CuPy's {name} takes no {', '.join(sorted(unknown))}")
         if name not in CREATE and any(isinstance(a, np.ndarray) for a in flat([args, kwargs])):
             raise TypeError(f"{name} of a host array: asarray() first")
+        if parameters == "ufunc" and any(isinstance(a, list | tuple) for a in args):
+            raise TypeError(f"Unsupported type for {name}: a list")
         if any(isinstance(a, np.ndarray) and a.dtype.hasobject for a in flat([args])):
             raise TypeError("a device array of objects")
         touch([args, kwargs])

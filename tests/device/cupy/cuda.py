@@ -43,6 +43,22 @@ class device:
         return cublas.HANDLE
 
 
+class MemoryPool:
+    """Where device memory comes from: it keeps the limit, and nothing else."""
+
+    def __init__(self):
+        self._limit = 0
+
+    def set_limit(self, size=None, fraction=None):
+        self._limit = size
+
+    def get_limit(self):
+        return self._limit
+
+    def free_all_blocks(self, stream=None):
+        pass
+
+
 class runtime:
     CUDA_R_16F, CUDA_R_32F, CUDA_R_64F, CUDA_R_16BF = (
         cublas.HALF,
