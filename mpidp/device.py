@@ -99,7 +99,7 @@ def usable() -> tuple[Any, int]:
         import cupy
     except ImportError as error:
         raise UserError(
-            f"--device {CUDA} needs CuPy ({error}): pip install 'mpidp[cuda13]' or 'mpidp[cuda12]', whichever CUDA the "
+            f"--device {CUDA} needs CuPy ({' '.join(str(error).split())}): pip install 'mpidp[cuda13]' or 'mpidp[cuda12]', whichever CUDA the "
             "driver knows (python -m mpidp.doctor says)"
         ) from None
     try:

@@ -90,6 +90,7 @@ def passed_on(cupy):
                 else:
                     comm.Recv(x, 0)
                     x += 0
+            comm.pool.copies.synchronize()
             return x.get()
 
     return run_ranks(2, body)
