@@ -81,7 +81,7 @@ class Progress:
         say(
             f"{config.run.model}, {job.model.size:,} parameters, on {config.run.data} "
             f"({len(job.data.train):,} samples to train, {len(job.data.validation):,} held out); "
-            f"{ranks}, {config.run.sync}{route}; {job.products.about}"
+            f"{ranks}, {config.run.sync}{route}; {job.products.about}{job.strategy.comm.about}"
         )
         for damage in self.skipped:
             say(
@@ -279,6 +279,7 @@ class Progress:
             "messages_sent": list(messages),
             "bytes_sent": list(sent),
             "shared_bytes": [read for read, _ in shared],
+            "device_messages": strategy.comm.mode,
             "staged_bytes": [copied for _, copied in shared] if run.device != "cpu" else None,
             **by_rank(seconds, communication, waiting, strategy.workers),
             "params_sha256": hashes[0],

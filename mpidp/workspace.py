@@ -17,6 +17,7 @@ from mpidp.commandline import expanded, parse, read_toml
 from mpidp.compression import PLAIN
 from mpidp.config import KINDS, MAY_CHANGE, Config, resolve
 from mpidp.data import Data
+from mpidp.device import CPU
 from mpidp.errors import UserError
 from mpidp.strategies.state import Saved
 
@@ -54,11 +55,11 @@ def configure(comm: Communicator, arguments: Sequence[str]) -> tuple[Config, Pat
     resuming = bool(user.get("resume"))
     if resuming:
         recorded = from_rank_0(comm, lambda: recorded_options(user))
-        if not {"steps", "epochs"}.isdisjoint(preset):
-            recorded_length = ("steps", "epochs")
-            defaults = {k: v for k, v in recorded.items() if k not in recorded_length} | preset
-        else:
-            defaults = recorded | preset  # a preset that differs is refused, not ignored
+        anew = {"steps", "epochs"} if not {"steps", "epochs"}.isdisjoint(preset) else set()
+        if user.get("device", recorded["device"]) != recorded["device"]:
+            anew |= {"blas"}  # which was found for the other device
+        # A preset that differs is refused, not ignored.
+        defaults = {k: v for k, v in recorded.items() if k not in anew} | preset
     config = together(comm, lambda: resolve(user, defaults))
     if resuming:
         together(comm, lambda: refuse_changes(config, recorded))
@@ -94,7 +95,7 @@ def recorded_options(user: dict[str, Any]) -> dict[str, Any]:
         raise UserError(
             f"--resume: {path} does not exist, so there is no run to go on with; leave --resume out"
         )
-    there_was_no_other = {"blas": NUMPY, "compress": PLAIN}  # when these were not recorded
+    there_was_no_other = {"blas": NUMPY, "compress": PLAIN, "device": CPU}  # when these were not recorded
     recorded = there_was_no_other | read_toml(path, "--resume: ")
     return {
         name: value for name, value in recorded.items() if name not in ("resume", "skip-damaged", "run-dir")
@@ -104,15 +105,11 @@ def recorded_options(user: dict[str, Any]) -> dict[str, Any]:
 def refuse_changes(config: Config, recorded: dict[str, Any]) -> None:
     """Raise UserError where a resumed run would train something else than the run in its directory."""
     now = config.flat()
-    names = now.keys() | recorded.keys()
-    for name in sorted(
-        names, key=lambda name: (name not in KINDS, name)
-    ):  # a choice before what follows from it
-        if name not in MAY_CHANGE and now.get(name) != recorded.get(name):
-            raise UserError(
-                f"--resume: the run in {config.run.run_dir} was started with --{name} {recorded.get(name)}, "
-                f"not {now.get(name)}: give the same, or start a new run in another --run-dir"
-            )
+    for name in differing(now, recorded):
+        raise UserError(
+            f"--resume: the run in {config.run.run_dir} was started with --{name} {recorded.get(name)}, "
+            f"not {now.get(name)}: give the same, or start a new run in another --run-dir"
+        )
 
 
 def refuse_another_run(path: Path, manifest: dict[str, Any], config: Config) -> None:
@@ -120,16 +117,25 @@ def refuse_another_run(path: Path, manifest: dict[str, Any], config: Config) -> 
     then, now = manifest.get("options"), lasting(config)
     if then is None:
         return  # of a format that did not record them
-    for name in sorted(now.keys() | then.keys(), key=lambda name: (name not in KINDS, name)):
-        if now.get(name) != then.get(name):
-            raise UserError(
-                f"--resume: {path} is of another run: it was trained with --{name} {str(then.get(name))[:80]}, not "
-                f"{now.get(name)}: put it back where it came from, or resume that run"
-            )
+    for name in differing(now, then):
+        raise UserError(
+            f"--resume: {path} is of another run: it was trained with --{name} {str(then.get(name))[:80]}, not "
+            f"{now.get(name)}: put it back where it came from, or resume that run"
+        )
+
+
+def differing(now: dict[str, Any], then: dict[str, Any]) -> list[str]:
+    """Options that differ and say what is trained, a choice before what follows from it.
+
+    A run may go on on another device, and then with other products.
+    """
+    free = MAY_CHANGE | {"device"} | ({"blas"} if now.get("device") != then.get("device", CPU) else set())
+    names = sorted((now.keys() | then.keys()) - free, key=lambda name: (name not in KINDS, name))
+    return [name for name in names if now.get(name) != then.get(name)]
 
 
 def lasting(config: Config) -> dict[str, Any]:
-    """The options that say what is trained, which do not change when a run is resumed."""
+    """The options that say what is trained, and where."""
     return {name: value for name, value in config.flat().items() if name not in MAY_CHANGE}
 
 

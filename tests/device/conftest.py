@@ -29,7 +29,9 @@ def stand_in() -> Iterator[ModuleType]:
 def taken_out() -> dict[str, ModuleType]:
     """The modules that are CuPy or hold it, which are forgotten with this."""
     found = {
-        name: module for name, module in sys.modules.items() if "cupy" in name and ".device." not in name
+        name: module
+        for name, module in sys.modules.items()
+        if name.startswith(("cupy", "mpidp.")) and ("cupy" in name or "cupy" in vars(module))
     }
     for name in found:
         del sys.modules[name]

@@ -1,13 +1,19 @@
 """The array."""
 
+import ctypes
 import json
+import os
 from pathlib import Path
 
 import numpy as np
+from cupy.ipc import Part
 from cupy.streams import Memory, Race, get_current_stream
 
 METHODS = set(json.loads(Path(__file__).with_name("api.json").read_text())["methods"])
+VIEWS = {"reshape", "view", "ravel", "transpose", "swapaxes", "squeeze", "diagonal"}
+IN_PLACE = {"fill", "sort", "partition", "put", "resize"}
 TO_HOST = {"get", "item", "tolist", "tobytes", "tofile", "dump", "dumps"}
+WRITES_FIRST = {"copyto", "put", "place", "putmask", "fill_diagonal"}
 CREATE = {"asarray", "array", "ascontiguousarray", "asfortranarray"}
 ALIGNMENT = 512
 UFUNC = ["out", "casting", "dtype"]
@@ -19,6 +25,10 @@ class ndarray:
     __module__ = "cupy"
 
     def __init__(self, shape, dtype=float, memptr=None, *, _host=None, _memory=None):
+        if memptr is not None:
+            count = int(np.prod(shape)) * np.dtype(dtype).itemsize
+            _host = np.frombuffer((ctypes.c_char * count).from_address(memptr.ptr), dtype).reshape(shape)
+            _memory = Part(memptr.mem.region)
         self._host = aligned(np.ndarray(shape, dtype)) if _host is None else _host
         self._memory = _memory or Memory()
 
@@ -49,7 +59,9 @@ class ndarray:
     @property
     def __cuda_array_interface__(self):
         """For MPI libraries that read device memory: not before the work on it is done."""
-        if not self._memory.ready_for_host():
+        if os.environ.get("MPIDP_STAND_IN_DIRECT") == "crash":
+            os.abort()  # as a library ends that takes the address for one of the host's
+        if not self._memory.part(self._host).ready_for_host():
             raise Race("device memory is given away while a stream still works on it")
         return {
             "shape": self.shape, "typestr": self.dtype.str, "version": 3, "strides": None,
@@ -58,7 +70,7 @@ class ndarray:
 
     def get(self, stream=None, order="C", out=None, blocking=True):
         stream = stream or get_current_stream()
-        number = stream.work(self._memory)
+        number = stream.work(reads=(self._memory.part(self._host),))
         content = np.array(self._host, order="C")
         if out is None:
             out = np.empty_like(content)
@@ -74,13 +86,14 @@ class ndarray:
         if not isinstance(arr, np.ndarray) or arr.shape != self.shape or arr.dtype != self.dtype:
             raise TypeError("set takes a host array of the same shape and type")
         stream = stream or get_current_stream()
-        number = stream.work(self._memory)
+        number = stream.work(self._memory.part(self._host))
         self._host[...] = arr
         stream.copies.append((number, arr, arr.copy(), False))
 
     # Views
 
     def __getitem__(self, key):
+        require_of_device(key)
         if isinstance(unwrapped(key), np.ndarray) and unwrapped(key).dtype == bool:
             raise TypeError("an index of booleans waits for the device to know how many there are")
         result = self._host[unwrapped(key)]
@@ -89,7 +102,11 @@ class ndarray:
         return self._like(result)
 
     def __setitem__(self, key, value):
-        touch([self, key, value])
+        require_of_device(key)
+        place = self._host[unwrapped(key)]
+        shares = isinstance(place, np.ndarray) and (not place.size or np.may_share_memory(place, self._host))
+        written = self._memory.part(place if shares else self._host)
+        get_current_stream().work(written, reads=tuple(memories([key, value])))
         if isinstance(value, np.ndarray):
             if value.ndim:
                 raise TypeError("a host array into a device array: use set(), or asarray() first")
@@ -119,9 +136,12 @@ class ndarray:
         def call(*args, **kwargs):
             if name in ("sum", "prod", "max", "min", "mean", "any", "all") and "where" in kwargs:
                 raise TypeError(f"CuPy's {name} takes no where")
-            touch([self, args, kwargs])
             out = kwargs.get("out")
             result = bound(*unwrapped(args), **unwrapped(kwargs))
+            if not (
+                isinstance(result, np.ndarray) and name in VIEWS and np.may_share_memory(result, self._host)
+            ):
+                touch([out, *([self] if name in IN_PLACE else [])], reads=[self, args])
             return out if out is not None else None if result is None else self._like(result)
 
         return call
@@ -129,13 +149,13 @@ class ndarray:
 
 def _operator(name):
     def operate(self, *others):
-        if any(isinstance(other, np.ndarray) for other in others):
+        if any(isinstance(other, np.ndarray | list | tuple) for other in others):
             raise TypeError(f"{name} of a device array and a host array")
-        touch([self, others])
+        touch([self] if name.startswith("__i") and name != "__invert__" else [], reads=[self, others])
         result = getattr(self._host, name)(*unwrapped(others))
         if result is NotImplemented:
             return result
-        return self if name.startswith("__i") else self._like(result)
+        return self if name.startswith("__i") and name != "__invert__" else self._like(result)
 
     return operate
 
@@ -186,6 +206,13 @@ def aligned(host: np.ndarray) -> np.ndarray:
     return copy
 
 
+def require_of_device(key) -> None:
+    """An index that lies on the host is copied to the device each time it is used."""
+    for one in key if isinstance(key, tuple) else (key,):
+        if isinstance(one, np.ndarray | list) and np.ndim(one):
+            raise TypeError("an index on the host: asarray() it first")
+
+
 def unwrapped(value):
     """The same with host arrays in place of device arrays."""
     if isinstance(value, ndarray):
@@ -199,7 +226,7 @@ def unwrapped(value):
 
 def memories(value):
     if isinstance(value, ndarray):
-        yield value._memory
+        yield value._memory.part(value._host)
     elif isinstance(value, tuple | list):
         for v in value:
             yield from memories(v)
@@ -207,9 +234,11 @@ def memories(value):
         yield from memories(list(value.values()))
 
 
-def touch(values) -> None:
-    """Work of the current stream on all these arrays."""
-    get_current_stream().work(*dict.fromkeys(memories(values)))
+def touch(values, reads=()) -> None:
+    """Work of the current stream on all these arrays, and on others that it only reads."""
+    writes = dict.fromkeys(memories(values))
+    reads = tuple(m for m in dict.fromkeys(memories(list(reads))) if m not in writes)
+    get_current_stream().work(*writes, reads=reads)
 
 
 def wrapped(result):
@@ -233,14 +262,16 @@ def function(numpys, parameters):
                 raise TypeError(f"CuPy's {name} takes no {', '.join(sorted(unknown))}")
         if name not in CREATE and any(isinstance(a, np.ndarray) for a in flat([args, kwargs])):
             raise TypeError(f"{name} of a host array: asarray() first")
+        if parameters == "ufunc" and any(isinstance(a, list | tuple) for a in args):
+            raise TypeError(f"Unsupported type for {name}: a list")
         if any(isinstance(a, np.ndarray) and a.dtype.hasobject for a in flat([args])):
             raise TypeError("a device array of objects")
-        touch([args, kwargs])
         kwargs.pop("blocking", None)
         out = kwargs.get(
             "out", args[numpys.nin] if parameters == "ufunc" and len(args) > numpys.nin else None
         )
-        sources = list(memories(args))
+        touch([out, *(args[:1] if name in WRITES_FIRST else [])], reads=[args, kwargs])
+        sources = [a._memory for a in flat([args]) if isinstance(a, ndarray)]
         result = numpys(*unwrapped(args), **unwrapped(kwargs))
         if out is not None:
             return out

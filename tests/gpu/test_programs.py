@@ -1,0 +1,1 @@
+from tests.on_device.programs import *  # noqa: F403
