@@ -1,11 +1,11 @@
-"""CUDA C++ of causal attention on tensor cores, without the T x T matrix (Dao 2023, FlashAttention-2, arXiv:2307.08691).
+"""CUDA C++ of causal attention on tensor cores, without the T x T matrix (Dao 2023, arXiv:2307.08691).
 
-O = softmax(scale · q kᵀ) v a head; q, k, v, dq, dk, dv are read and written where they are: thirds of (B, T, 3 H DEPTH).
+O = softmax(scale · q kᵀ) v a head; q, k, v and their gradients are used where they lie: thirds of (B, T, 3 H DEPTH).
 A warp owns 16 M rows of a tile, and all that it computes stays in its registers. Probabilities are 2^(S - L) with S in
 units of log 2 and L the log₂ of a row's sum, kept from forward (B, H, T).
 
-Defined from outside: DEPTH, a multiple of 16; QKV and OUT, the types in which activations are kept, float or word (16 bits
-of the products' own type); WARPS of a block; M_TILES = M; TILE_ROWS of a tile that passes by, of which two are held.
+Defined from outside: DEPTH, a multiple of 16; QKV and OUT, the types in which activations are kept, float or word (16
+bits of the products' own type); WARPS of a block; M_TILES = M; TILE_ROWS of a tile that passes by, of which two are held.
 """
 
 HEAD = r"""
@@ -69,7 +69,7 @@ __device__ __forceinline__ void load(element* to, const T* from, int stride, int
     }
 }
 
-// The warp's rows of a result times a factor each, from row `first` on; `spare`: its rows of a tile that it has done with.
+// The warp's rows of a result times a factor each, from row `first` on; `spare`: its rows of a tile that is done with.
 template <int M>
 __device__ __forceinline__ void store(float* to, int stride, int first, int tokens, const float (&x)[M][DEPTH / 8][4],
                                       const float (&factor)[M][2], element* spare) {
@@ -81,8 +81,10 @@ __device__ __forceinline__ void store(float* to, int stride, int first, int toke
             float* start = to + (long long)row * stride + 2 * (lane() % 4);
             if (row < tokens)
                 #pragma unroll
-                for (int n = 0; n < DEPTH / 8; n++)
-                    *(Two*)(start + 8 * n) = Two{{x[m][n][2 * half] * factor[m][half], x[m][n][2 * half + 1] * factor[m][half]}};
+                for (int n = 0; n < DEPTH / 8; n++) {
+                    const float *pair = x[m][n] + 2 * half, times = factor[m][half];
+                    *(Two*)(start + 8 * n) = Two{{pair[0] * times, pair[1] * times}};
+                }
         }
 }
 

@@ -5,8 +5,8 @@ global memory, but every sum is taken in one order. The second computes Sᵀ = k
 dv = Pᵀ dO and dk = dSᵀ q multiply from the left. dS = P ∘ (dO vᵀ - δ), δ = Σ_d dO ∘ O a row, which the first kernel
 leaves for the second. (Dao 2023, arXiv:2307.08691, algorithm 2.)
 
-Defined from outside, besides what `cuda_attention` wants: DOUT and DQKV, types as OUT and QKV; PART_ROWS of a tile that are
-worked on at a time.
+Defined from outside, besides what `cuda_attention` wants: DOUT and DQKV, types as OUT and QKV; PART_ROWS of a
+tile that are worked on at a time.
 """
 
 QUERIES = r"""

@@ -1,11 +1,11 @@
-"""CUDA C++ of causal attention by scalar arithmetic, REAL being float or double: `cuda_attention`'s kernels for any DEPTH.
+"""CUDA C++ of causal attention by scalar arithmetic: `cuda_attention`'s kernels for any DEPTH, in float or double.
 
-The same algorithm and arguments. A block is 16 x 16 threads; a thread has rows y, y + 16, ... and columns x, x + 16, ...
+The same algorithm and arguments. A block is 16 x 16 threads; a thread has rows y, y + 16 ... and columns x, x + 16 ...
 of a tile of SIZE x SIZE scores, and the same rows and columns of results. So a row belongs to 16 lanes of one warp, and
 probabilities go through shared memory to be multiplied without waiting for other warps.
 
-Defined from outside: REAL, DEPTH, SIZE (16, 32 or 64); QKV, OUT, DOUT, DQKV, in which activations are kept: REAL, or word
-with BF16 or FP16, which say of which type.
+Defined from outside: REAL, DEPTH, SIZE (16, 32 or 64); QKV, OUT, DOUT, DQKV, in which activations are kept: REAL, or
+word with BF16 or FP16, which say of which type.
 """
 
 TILES = r"""
@@ -61,7 +61,8 @@ __device__ __forceinline__ void multiply_rows(real (&c)[OWN][OWN], const real* a
 }
 
 // c += own rows of p, which pass through `scores`, times b.
-__device__ __forceinline__ void multiply_sums(real (&c)[OWN][COLUMNS], const real (&p)[OWN][OWN], real* scores, const real* b) {
+__device__ __forceinline__ void multiply_sums(real (&c)[OWN][COLUMNS], const real (&p)[OWN][OWN], real* scores,
+                                              const real* b) {
     __syncwarp();
     #pragma unroll
     for (int i = 0; i < OWN; i++)
@@ -114,7 +115,8 @@ FORWARD = r"""
 extern "C" __global__ void __launch_bounds__(THREADS)
 attention(const QKV* qkv, OUT* out, real* sums, real scale, int tokens, int heads) {
     extern __shared__ Wide memory[];
-    real *queries = (real*)memory, *keys = queries + SIZE * ROW, *values = keys + SIZE * ROW, *scores = values + SIZE * ROW;
+    real *queries = (real*)memory, *keys = queries + SIZE * ROW, *values = keys + SIZE * ROW;
+    real* scores = values + SIZE * ROW;
     const int tiles = (tokens + SIZE - 1) / SIZE;
     const Head head = head_of_block(tiles, tokens, heads);
     const int first = (tiles - 1 - blockIdx.x / (gridDim.x / tiles)) * SIZE, stride = 3 * head.width;
@@ -158,7 +160,8 @@ attention(const QKV* qkv, OUT* out, real* sums, real scale, int tokens, int head
         real total = over_row_sum(sum[i]);
         int row = first + own_row(i);
         inverse[i] = 1 / total;
-        if (own_column(0) == 0 && row < tokens) sums[(long long)head.pair * tokens + row] = largest[i] * scale + log2(total);
+        if (own_column(0) == 0 && row < tokens)
+            sums[(long long)head.pair * tokens + row] = largest[i] * scale + log2(total);
     }
     store(out + head.out, head.width, first, tokens, o, inverse);
 }
@@ -239,7 +242,8 @@ attention_backward_keys(const QKV* qkv, const DOUT* dout, const real* sums, cons
         #pragma unroll
         for (int j = 0; j < OWN; j++) {
             const int query = first_query + own_column(j);
-            const real total = query < tokens ? sums[rows + query] : FAR, along = query < tokens ? delta[rows + query] : 0;
+            const real total = query < tokens ? sums[rows + query] : FAR;
+            const real along = query < tokens ? delta[rows + query] : 0;
             #pragma unroll
             for (int i = 0; i < OWN; i++) {
                 p[i][j] = first + own_row(i) > query ? 0 : exp2(p[i][j] * scale - total);

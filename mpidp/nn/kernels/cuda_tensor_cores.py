@@ -1,8 +1,8 @@
 """CUDA C++ for products on tensor cores, warp by warp: fragments, how they are read, and the types of their operands.
 
-BF16, FP16 or TF32 is defined: the type of operands. What takes PTX stands first; who compiles for a host brings functions
-of the same names (tests/device/cupy/include/ptx.h). Layouts: PTX ISA, "Matrix Fragments for mma.m16n8k16" and "for mma.m16n8k8". With
-g = lane / 4 and t = lane % 4, of a product's sum C (16, 8) a lane holds (g, 2t), (g, 2t + 1), (g + 8, 2t) and
+BF16, FP16 or TF32 is defined: the type of operands. What takes PTX stands first; who compiles for a host brings
+functions of the same names (tests/device/cupy/include/ptx.h). Layouts: PTX ISA, "Matrix Fragments for mma.m16n8k16" and
+"for mma.m16n8k8". With g = lane / 4 and t = lane % 4, of a product's sum C (16, 8) a lane holds (g, 2t), (g, 2t + 1), (g + 8, 2t) and
 (g + 8, 2t + 1). Of operands A (16, 16) and B (16, 8) of 16-bit words it holds pairs along the summed index: those at
 2t and 2t + 8, for rows g and g + 8 of A and column g of B. So two C side by side are an A, once they are packed.
 """
@@ -11,7 +11,7 @@ PTX = r"""
 #ifdef __CUDA_ARCH__
 __device__ __forceinline__ unsigned shared_address(const void* at) { return (unsigned)__cvta_generic_to_shared(at); }
 
-// Four matrices of 8 x 8 words: lane i says where row i % 8 of matrix i / 8 begins, and gets (g, 2t), (g, 2t + 1) of each.
+// Four matrices of 8 x 8 words: lane i says where row i % 8 of matrix i / 8 begins, and gets (g, 2t) and (g, 2t + 1).
 __device__ __forceinline__ void load_matrices(unsigned (&to)[4], const void* row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3]) : "r"(shared_address(row)) : "memory");
@@ -125,7 +125,8 @@ __device__ __forceinline__ void load_b_across(unsigned (&b)[4], const element* t
 template <int N>
 __device__ __forceinline__ void as_operand(unsigned (&a)[4], const float (&c)[N][4], int column) {
     const float (&x)[4] = c[column / 8];
-    a[0] = rounded_to_tf32(x[0]), a[1] = rounded_to_tf32(x[2]), a[2] = rounded_to_tf32(x[1]), a[3] = rounded_to_tf32(x[3]);
+    a[0] = rounded_to_tf32(x[0]), a[1] = rounded_to_tf32(x[2]);
+    a[2] = rounded_to_tf32(x[1]), a[3] = rounded_to_tf32(x[3]);
 }
 #else
 // A: rows [row, row + 16) of a tile, columns [column, column + STEP), which are summed over.
@@ -153,7 +154,8 @@ __device__ __forceinline__ void as_operand(unsigned (&a)[4], const float (&c)[N]
 
 // c (16 M, 8 N) += rows of a, from row `row` on, times rows of b, from row `other` on, summed over DEPTH.
 template <int M, int N>
-__device__ __forceinline__ void multiply_rows(float (&c)[M][N][4], const element* a, int row, const element* b, int other) {
+__device__ __forceinline__ void multiply_rows(float (&c)[M][N][4], const element* a, int row, const element* b,
+                                              int other) {
     #pragma unroll
     for (int k = 0; k < DEPTH; k += STEP) {
         unsigned left[M][4], right[4];
@@ -173,7 +175,8 @@ __device__ __forceinline__ void multiply_rows(float (&c)[M][N][4], const element
 
 // c (16 M, DEPTH) += p (16 M, 8 K), rounded, times the 8 K rows of b from row `row` on.
 template <int M, int K>
-__device__ __forceinline__ void multiply_sums(float (&c)[M][DEPTH / 8][4], const float (&p)[M][K][4], const element* b, int row) {
+__device__ __forceinline__ void multiply_sums(float (&c)[M][DEPTH / 8][4], const float (&p)[M][K][4], const element* b,
+                                              int row) {
     #pragma unroll
     for (int k = 0; k < 8 * K; k += STEP) {
         unsigned left[M][4], right[4];

@@ -27,9 +27,12 @@ class CausalAttention:
 
     Forward keeps the logarithm of each row's sum, from which backward finds the probabilities again (Dao 2023,
     FlashAttention-2, arXiv:2307.08691). Products are made by tensor cores in the type that the arena's `products` have
-    for operands, with sums in float32, where D is a multiple of 16 up to 128; else in the arena's own type. Activations
-    are of the arena's type or of `products.narrow`, each array as it comes. The same bits in every run.
+    for operands, with sums in float32, where D is a multiple of 16 up to 128; else in the arena's own type. The same bits
+    in every run.
     """
+
+    takes_narrow = True
+    """Whether qkv, out and their gradients may be of `Products.narrow`."""
 
     def __init__(self, arena, batch: int, tokens: int, heads: int, depth: int):
         self.shape = batch, tokens, heads, depth
