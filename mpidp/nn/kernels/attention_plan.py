@@ -32,7 +32,7 @@ two blocks there)."""
 REGISTERS = 160
 """Of a thread, for what is summed up; with addresses and operands it is nearly all of the 255 that there are."""
 CUTS = ((4, 2, 64), (4, 2, 32), (4, 1, 64), (4, 1, 32), (2, 2, 32), (2, 1, 32), (2, 1, 16))
-"""Warps of a block, sixteens of rows a warp, rows of a tile that passes by; first what multiplies most for what it reads."""
+"""Warps of a block, sixteens of rows a warp, rows of a passing tile; first what multiplies most for what it reads."""
 PARTS = (64, 32, 16)
 
 

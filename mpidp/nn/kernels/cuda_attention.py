@@ -5,7 +5,7 @@ A warp owns 16 M rows of a tile, and all that it computes stays in its registers
 units of log 2 and L the log₂ of a row's sum, kept from forward (B, H, T).
 
 Defined from outside: DEPTH, a multiple of 16; QKV and OUT, the types in which activations are kept, float or word (16
-bits of the products' own type); WARPS of a block; M_TILES = M; TILE_ROWS of a tile that passes by, of which two are held.
+bits of the products' own type); WARPS of a block; M_TILES = M; TILE_ROWS of a passing tile, of which two are held.
 """
 
 HEAD = r"""

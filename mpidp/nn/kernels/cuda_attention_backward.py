@@ -12,8 +12,8 @@ tile that are worked on at a time.
 QUERIES = r"""
 // A block a tile of queries, those with most keys first. scale: log2(e) / sqrt(DEPTH), of dq: 1 / sqrt(DEPTH).
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
-attention_backward_queries(const QKV* qkv, const OUT* out, const DOUT* dout, const float* sums, float* delta,
-                           DQKV* dqkv, float scale, float dq_scale, int tokens, int heads) {
+attention_backward_queries(const QKV* qkv, const OUT* out, const DOUT* dout, DQKV* dqkv, const float* sums,
+                           float* delta, float scale, float dq_scale, int tokens, int heads) {
     const int M = M_TILES, KEYS = TILE_ROWS, PART = PART_ROWS, ROWS = 16 * M * WARPS;
     extern __shared__ Four memory[];
     element *queries = (element*)memory, *gradients = queries + ROWS * ROW;
@@ -84,7 +84,7 @@ attention_backward_queries(const QKV* qkv, const OUT* out, const DOUT* dout, con
 KEYS = r"""
 // A block a tile of keys, those with most queries first. scale: log2(e) / sqrt(DEPTH), of dk: 1 / sqrt(DEPTH).
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
-attention_backward_keys(const QKV* qkv, const DOUT* dout, const float* sums, const float* delta, DQKV* dqkv,
+attention_backward_keys(const QKV* qkv, const DOUT* dout, DQKV* dqkv, const float* sums, const float* delta,
                         float scale, float dk_scale, int tokens, int heads) {
     const int M = M_TILES, QUERIES = TILE_ROWS, PART = PART_ROWS, ROWS = 16 * M * WARPS;
     extern __shared__ Four memory[];

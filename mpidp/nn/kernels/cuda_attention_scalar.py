@@ -169,8 +169,8 @@ attention(const QKV* qkv, OUT* out, real* sums, real scale, int tokens, int head
 
 QUERIES = r"""
 extern "C" __global__ void __launch_bounds__(THREADS)
-attention_backward_queries(const QKV* qkv, const OUT* out, const DOUT* dout, const real* sums, real* delta,
-                           DQKV* dqkv, real scale, real dq_scale, int tokens, int heads) {
+attention_backward_queries(const QKV* qkv, const OUT* out, const DOUT* dout, DQKV* dqkv, const real* sums, real* delta,
+                           real scale, real dq_scale, int tokens, int heads) {
     extern __shared__ Wide memory[];
     real *queries = (real*)memory, *gradients = queries + SIZE * ROW, *keys = gradients + SIZE * ROW;
     real *values = keys + SIZE * ROW, *scores = values + SIZE * ROW;
@@ -217,8 +217,8 @@ attention_backward_queries(const QKV* qkv, const OUT* out, const DOUT* dout, con
 
 KEYS = r"""
 extern "C" __global__ void __launch_bounds__(THREADS)
-attention_backward_keys(const QKV* qkv, const DOUT* dout, const real* sums, const real* delta, DQKV* dqkv,
-                        real scale, real dk_scale, int tokens, int heads) {
+attention_backward_keys(const QKV* qkv, const DOUT* dout, DQKV* dqkv, const real* sums, const real* delta, real scale,
+                        real dk_scale, int tokens, int heads) {
     extern __shared__ Wide memory[];
     real *queries = (real*)memory, *gradients = queries + SIZE * ROW, *keys = gradients + SIZE * ROW;
     real *values = keys + SIZE * ROW, *scores = values + SIZE * ROW;

@@ -2,9 +2,9 @@
 
 BF16, FP16 or TF32 is defined: the type of operands. What takes PTX stands first; who compiles for a host brings
 functions of the same names (tests/device/cupy/include/ptx.h). Layouts: PTX ISA, "Matrix Fragments for mma.m16n8k16" and
-"for mma.m16n8k8". With g = lane / 4 and t = lane % 4, of a product's sum C (16, 8) a lane holds (g, 2t), (g, 2t + 1), (g + 8, 2t) and
-(g + 8, 2t + 1). Of operands A (16, 16) and B (16, 8) of 16-bit words it holds pairs along the summed index: those at
-2t and 2t + 8, for rows g and g + 8 of A and column g of B. So two C side by side are an A, once they are packed.
+"for mma.m16n8k8". With g = lane / 4 and t = lane % 4, of a product's sum C (16, 8) a lane holds (g, 2t), (g, 2t + 1),
+(g + 8, 2t) and (g + 8, 2t + 1). Of operands A (16, 16) and B (16, 8) of 16-bit words it holds pairs along the summed
+index: those at 2t and 2t + 8, for rows g and g + 8 of A and column g of B. So two C side by side, packed, are an A.
 """
 
 PTX = r"""
