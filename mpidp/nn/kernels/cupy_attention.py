@@ -23,8 +23,8 @@ class CausalAttention:
     """O = softmax(q kᵀ / √D, no key later than its query) v for all heads, q, k, v being thirds of one array.
 
     Forward keeps the logarithm of each row's sum, from which backward finds the probabilities again (Dao 2023,
-    FlashAttention-2, arXiv:2307.08691). Where D is a multiple of 16 up to 128, tensor cores multiply in the type that the
-    arena's `products` have for operands, with sums in float32; else products are of the arena's type. The same bits in
+    FlashAttention-2, arXiv:2307.08691). Where D is a multiple of 16 up to 128, tensor cores multiply, in the type that
+    the arena's `products` have for operands, with sums in float32; else products are of the arena's type. The same bits in
     every run.
     """
 
