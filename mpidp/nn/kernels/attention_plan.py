@@ -3,8 +3,9 @@
 Needs no CuPy, so that all sources can be compiled, and counted, on a machine without a GPU.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
@@ -117,16 +118,18 @@ def of_products(products) -> str | None:
     return TF32 if products.tf32 else None
 
 
-def all_kernels() -> Iterator[Kernel]:
-    """Every source with every way of cutting it, for those who compile them without a GPU."""
-    for name in ROLES:
-        for depth in (*range(16, DEEPEST + 1, 16), 20, 160):
-            for operands, real, kept in (
-                (BF16, "float", "word"),
-                (BF16, "float", "float"),
-                (FP16, "float", "word"),
-                (TF32, "float", "float"),
-                (None, "float", "float"),
-                (None, "double", "double"),
-            ):
-                yield chosen(name, operands, real, depth, dict.fromkeys(("QKV", "OUT", "DOUT", "DQKV"), kept))
+EVERY_DEPTH = (*range(16, DEEPEST + 1, 16), 20, 160)
+
+
+def all_kernels(depths: Iterable[int] = EVERY_DEPTH) -> Iterator[Kernel]:
+    """Every kernel, for these head sizes and for all types, for those who compile them without a GPU."""
+    kinds = (
+        (BF16, "float", "word"),
+        (BF16, "float", "float"),
+        (FP16, "float", "word"),
+        (TF32, "float", "float"),
+        (None, "float", "float"),
+        (None, "double", "double"),
+    )
+    for name, depth, (operands, real, kept) in product(ROLES, depths, kinds):
+        yield chosen(name, operands, real, depth, dict.fromkeys(("QKV", "OUT", "DOUT", "DQKV"), kept))
