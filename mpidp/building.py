@@ -169,13 +169,13 @@ def build(config: Config, comm: Communicator, resumed: Resumed | None = None) ->
     together(comm, lambda: require_divisor(run.reproducible, comm.size))
     split = together(comm, lambda: make_split(config, data, run.reproducible or workers))
     model = together(comm, lambda: MODELS[run.model].build(config.model, data.schema, dtype))
-    together(comm, lambda: require_memory(model, strategy_type, config, comm, place))
     steps = run.steps or run.epochs * split.steps_per_epoch
     if resumed:
         require_the_rest(resumed, steps, data)
     sync = place.communicator(comm.Dup(), run.device_mpi)
     by_route = strategy_type.by_route(config.sync)
     route = choose_route(config, sync, model.size, dtype, resumed) if by_route else None
+    together(comm, lambda: require_memory(model, strategy_type, config, comm, place, route))
     encoding = COMPRESSORS[run.compress]
     optimizer = OPTIMIZERS[run.optimizer]
     setup = Setup(

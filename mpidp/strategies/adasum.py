@@ -48,7 +48,7 @@ class Adasum(Strategy):
         self.optimizer = setup.optimizer(0, n, self.incoming)
 
     @classmethod
-    def extra_vectors(cls, options) -> int:
+    def extra_vectors(cls, rank, ranks, options) -> float:
         return 1
 
     def scale(self, step: Step) -> float:

@@ -108,9 +108,15 @@ class Averaging(CountedSteps):
         self.deterministic = self.speeds is None  # by what ranks measure
 
     @classmethod
-    def extra_vectors(cls, options: AveragingOptions) -> int:
+    def saved_vectors(cls, rank: int, ranks: int, options: AveragingOptions) -> float:
         accelerated = "outer_momentum" in OUTER[options.outer].defaults and options.outer_momentum != 0
-        return 2 if accelerated else 1
+        return 3 if accelerated else 2
+
+    @classmethod
+    def route_memory(cls, route, n, dtype, ranks, options: AveragingOptions) -> int:
+        """One piece for averages of Δ; another for sums as they are, inside hosts too, maybe of two ranks."""
+        few = 2 if options.node_period and ranks > 1 else ranks
+        return route.scratch(n, ranks) + max(route.scratch(n, ranks), route.scratch(n, few))
 
     def start(self) -> None:
         super().start()

@@ -127,8 +127,8 @@ class Strategy(Stateful):
         """Raise UserError where these options and those of the run (`config.RunOptions`) do not go together."""
 
     @classmethod
-    def optimizer_share(cls, ranks: int) -> float:
-        """The share of the optimizer's state that a rank holds."""
+    def optimizer_share(cls, rank: int, ranks: int, options: Any) -> float:
+        """The share of the optimizer's state that rank `rank` of `ranks` holds."""
         return 1.0
 
     @classmethod
@@ -137,9 +137,30 @@ class Strategy(Stateful):
         return 1.0
 
     @classmethod
-    def extra_vectors(cls, options: Any) -> int:
-        """How many vectors of n elements a rank keeps beside `params`, `grads` and the optimizer's state."""
-        return 0
+    def replicas_part(cls, ranks: int, options: Any) -> bool:
+        """Whether `params` differ between workers while they train; `replicated` is the same of an instance."""
+        return not cls.replicated
+
+    @classmethod
+    def saved_vectors(cls, rank: int, ranks: int, options: Any) -> float:
+        """How many vectors of n elements `saved(whole=True)` gives, beside the optimizer's and the encoding's."""
+        return 1
+
+    @classmethod
+    def extra_vectors(cls, rank: int, ranks: int, options: Any) -> float:
+        """How many vectors of n elements this rank keeps beside `params`, `grads` and the optimizer's state.
+
+        What the route sums in is not among them: that is `route_memory`.
+        """
+        return cls.saved_vectors(rank, ranks, options) - 1
+
+    @classmethod
+    def route_memory(cls, route: Collective | None, n: int, dtype: Any, ranks: int, options: Any) -> int:
+        """How many elements of memory sums are made in: those of a piece, for each that is under way."""
+        if route is None:
+            return 0
+        piece = max(1, cls.summed_at_once(n, dtype, options)) if route.lanes else n
+        return max(1, min(route.lanes, -(-n // piece))) * route.scratch(piece, ranks)
 
     def allocate(self) -> tuple[Array, Array]:
         """The two flat vectors, `params` and `grads`, in the memory that this strategy wants."""

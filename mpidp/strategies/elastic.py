@@ -56,8 +56,8 @@ class ElasticAveraging(LocalSteps):
         self.optimizer = setup.optimizer(0, setup.size, self.centre)
 
     @classmethod
-    def extra_vectors(cls, options: ElasticOptions) -> int:
-        return 1
+    def saved_vectors(cls, rank: int, ranks: int, options: ElasticOptions) -> float:
+        return 2
 
     def start(self) -> None:
         super().start()

@@ -86,8 +86,12 @@ class Gossip(Strategy):
         return ranks
 
     @classmethod
-    def extra_vectors(cls, options: GossipOptions) -> int:
-        return 6 if options.mixing == "push-sum" else 5
+    def saved_vectors(cls, rank: int, ranks: int, options: GossipOptions) -> float:
+        return 2 if options.mixing == "push-sum" else 1
+
+    @classmethod
+    def extra_vectors(cls, rank: int, ranks: int, options: GossipOptions) -> float:
+        return 4 + cls.saved_vectors(rank, ranks, options)
 
     def allocate(self):
         super().allocate()

@@ -49,8 +49,16 @@ class OneSided(Strategy):
         self.staleness = Staleness()
 
     @classmethod
-    def extra_vectors(cls, options) -> int:
-        return 2  # the copy; the window is another for one rank, less for several
+    def replicas_part(cls, ranks, options) -> bool:
+        return ranks > 1
+
+    @classmethod
+    def saved_vectors(cls, rank, ranks, options) -> float:
+        return 1 + 1 / ranks
+
+    @classmethod
+    def extra_vectors(cls, rank, ranks, options) -> float:
+        return 1 + 1 / ranks  # the copy, and the window
 
     def start(self) -> None:
         super().start()

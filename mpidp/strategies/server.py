@@ -1,63 +1,18 @@
 """Parameter servers."""
 
 import functools
-from dataclasses import dataclass
 
 import numpy as np
 
 from mpidp.collectives import broadcast
 from mpidp.collectives.ring import chunk
 from mpidp.errors import UserError
-from mpidp.options import option
 from mpidp.strategies.base import Setup, Step, Strategy
+from mpidp.strategies.server_options import ServerOptions
 from mpidp.strategies.server_rule import PULL, PUSH, VERSION, WORD, Rule
 from mpidp.strategies.server_rules import rule
 from mpidp.strategies.state import bounds, prefixed, unprefixed
 from mpidp.takeover import Owned, Same
-
-USED_BY = {
-    "staleness": "stale",
-    "backup_workers": "synchronous",
-    "scale_by_staleness": "asynchronous",
-    "delay_compensation": "asynchronous",
-}
-
-
-@dataclass
-class ServerOptions:
-    servers: int = option(
-        1, "ranks (the last ones) that serve instead of work; the model is cut over them", minimum=1
-    )
-    consistency: str = option(
-        "synchronous",
-        "servers step with the gradients of all workers, with each as it comes, or let fast workers run ahead",
-        choices=("synchronous", "stale", "asynchronous"),
-    )
-    staleness: int | None = option(
-        None, "--consistency stale: steps that a worker may be ahead of the slowest (1)", minimum=0
-    )
-    backup_workers: int | None = option(
-        None, "--consistency synchronous: gradients of each step that are not waited for", minimum=0
-    )
-    scale_by_staleness: bool = option(
-        False, "--consistency asynchronous: divide the learning rate of a gradient by its staleness"
-    )
-    delay_compensation: float | None = option(
-        None,
-        "--consistency asynchronous: correct stale gradients to first order, times this (DC-ASGD)",
-        minimum=0,
-    )
-
-    def __post_init__(self):
-        for name, consistency in USED_BY.items():
-            value, said = getattr(self, name), f"--{name.replace('_', '-')}"
-            if value is not None and value is not False and self.consistency != consistency:
-                raise UserError(
-                    f"{said} is used by --consistency {consistency}, this run has --consistency {self.consistency}: "
-                    f"leave {said} out, or choose the other"
-                )
-        if self.consistency == "stale" and self.staleness is None:
-            self.staleness = 1
 
 
 class Server(Strategy):
@@ -128,9 +83,29 @@ class Server(Strategy):
         return workers
 
     @classmethod
-    def extra_vectors(cls, options: ServerOptions) -> int:
-        """Of all ranks' vectors the mean: what servers keep are W pushes or answers, each server its part of them."""
-        return 0 if rule(options) is None else 1
+    def replicas_part(cls, ranks: int, options: ServerOptions) -> bool:
+        ruled = rule(options)
+        return ruled is not None and cls.count_workers(ranks, options) > 1 and not ruled.exact(options)
+
+    @classmethod
+    def optimizer_share(cls, rank: int, ranks: int, options: ServerOptions) -> float:
+        return 0 if rank < cls.count_workers(ranks, options) else 1 / options.servers
+
+    @classmethod
+    def saved_vectors(cls, rank: int, ranks: int, options: ServerOptions) -> float:
+        ruled, workers = rule(options), cls.count_workers(ranks, options)
+        if rank < workers:
+            return 1
+        return 0 if ruled is None else (1 + ruled.saved_answers(workers, options)) / options.servers
+
+    @classmethod
+    def extra_vectors(cls, rank: int, ranks: int, options: ServerOptions) -> float:
+        """What servers keep are pushes and answers, each server its part of them."""
+        ruled, workers = rule(options), cls.count_workers(ranks, options)
+        if rank < workers:
+            return 0
+        kept = min(2, workers) if ruled is None else ruled.kept(workers, options)
+        return kept / options.servers
 
     def start(self) -> None:
         super().start()
@@ -217,7 +192,7 @@ class Server(Strategy):
                 broadcast(self.comm, out[part], rank)
 
     def exact(self) -> bool:
-        return self.ruled is None or self.workers == 1 or self.ruled.exact(self.options)
+        return not self.replicas_part(self.comm.size, self.options)
 
     def cost(self, t: int) -> tuple[int, int]:
         return self.cost_of(1, self.workers, 1)

@@ -20,7 +20,8 @@ from mpidp.strategies.staleness import Staleness
 from mpidp.strategies.state import counter
 
 if TYPE_CHECKING:
-    from mpidp.strategies.server import Server, ServerOptions
+    from mpidp.strategies.server import Server
+    from mpidp.strategies.server_options import ServerOptions
 
 PUSH, PULL, ORDER, VERSION = 1, 2, 4, 5  # message tags
 WORD = 8  # bytes of a number that says whose turn it is, or a version
@@ -52,6 +53,16 @@ class Rule:
     def exact(cls, options: "ServerOptions") -> bool:
         """Whether the servers make of the gradients what one process would, for any number of workers."""
         return False
+
+    @classmethod
+    def kept(cls, workers: int, options: "ServerOptions") -> int:
+        """How many pushes and answers, each of a server's part of the vector, are in memory at a time, at most."""
+        raise NotImplementedError
+
+    @classmethod
+    def saved_answers(cls, workers: int, options: "ServerOptions") -> int:
+        """How many of them `state()` holds."""
+        return 0
 
     def start(self) -> None:
         """The parameters are those of version 0, here and at every worker."""

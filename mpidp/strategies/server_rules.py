@@ -10,7 +10,8 @@ from mpidp.strategies.base import Step
 from mpidp.strategies.server_rule import Rule
 
 if TYPE_CHECKING:
-    from mpidp.strategies.server import Server, ServerOptions
+    from mpidp.strategies.server import Server
+    from mpidp.strategies.server_options import ServerOptions
 
 
 class Stale(Rule):
@@ -37,6 +38,10 @@ class Stale(Rule):
     @classmethod
     def exact(cls, options: "ServerOptions") -> bool:
         return options.staleness == 0
+
+    @classmethod
+    def kept(cls, workers: int, options: "ServerOptions") -> int:
+        return (options.staleness + 1) * workers
 
     def take(self, worker: int, gradient: Array, step: Step) -> None:
         self.steps[worker] += 1
@@ -87,6 +92,10 @@ class Backup(Rule):
     @classmethod
     def exact(cls, options: "ServerOptions") -> bool:
         return options.backup_workers == 0
+
+    @classmethod
+    def kept(cls, workers: int, options: "ServerOptions") -> int:
+        return max(min(2, workers), workers - options.backup_workers)
 
     def take(self, worker: int, gradient: Array, step: Step) -> None:
         if self.seen[worker] < self.version:
@@ -150,6 +159,14 @@ class Asynchronous(Rule):
     @classmethod
     def scale(cls, step: Step, server: "Server") -> float:
         return server.workers / step.total
+
+    @classmethod
+    def kept(cls, workers: int, options: "ServerOptions") -> int:
+        return workers + min(2, workers)
+
+    @classmethod
+    def saved_answers(cls, workers: int, options: "ServerOptions") -> int:
+        return workers if options.delay_compensation else 0
 
     def start(self) -> None:
         for copy in self.sent:

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from mpidp.collectives import COLLECTIVES
+from mpidp.collectives import COLLECTIVES, Collective
 from mpidp.compression import PLAIN
 from mpidp.errors import UserError
 from mpidp.options import option
 from mpidp.strategies.base import Setup, Step, Strategy
-from mpidp.strategies.owners import Pages, ToOwners
+from mpidp.strategies.owners import LANES, Pages, ToOwners
 from mpidp.strategies.state import bounds, prefixed
 from mpidp.takeover import Owned, Same
 
@@ -36,6 +36,11 @@ class ShardedOptions:
             raise UserError(
                 f"--bucket-mib {self.bucket_mib:g} is used by --stage 2: --stage 1 sums all at once, after backward"
             )
+
+
+def bucket_length(dtype: Any, options: ShardedOptions) -> int:
+    """Elements of what --stage 2 sends at a time."""
+    return math.ceil((options.bucket_mib or BUCKET_MIB) * 2**20 / np.dtype(dtype).itemsize)
 
 
 class Sharded(Strategy):
@@ -72,7 +77,7 @@ class Sharded(Strategy):
             self.make_sum()
         else:
             self.route, self.pages = STRAIGHT, Pages(setup.xp, n, setup.dtype)
-            length = math.ceil((options.bucket_mib or BUCKET_MIB) * 2**20 / self.pages.itemsize)
+            length = bucket_length(setup.dtype, options)
             parts = [self.route.part(n, size, rank) for rank in range(size)]
             self.sum = ToOwners(self.comm, self.pages, parts, length)
         self.part = self.route.part(n, size, self.comm.rank)
@@ -102,12 +107,20 @@ class Sharded(Strategy):
             )
 
     @classmethod
-    def optimizer_share(cls, ranks: int) -> float:
+    def optimizer_share(cls, rank: int, ranks: int, options: ShardedOptions) -> float:
         return 1 / ranks
 
     @classmethod
     def gradient_share(cls, ranks: int, options: ShardedOptions) -> float:
         return 1 / ranks if options.stage == 2 else 1.0
+
+    @classmethod
+    def route_memory(
+        cls, route: Collective | None, n: int, dtype: Any, ranks: int, options: ShardedOptions
+    ) -> int:
+        if options.stage == 1:
+            return super().route_memory(route, n, dtype, ranks, options)
+        return min(2 * LANES * bucket_length(dtype, options), 2 * n)
 
     def allocate(self):
         n, dtype = self.setup.size, np.dtype(self.setup.dtype)

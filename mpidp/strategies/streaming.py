@@ -113,8 +113,14 @@ class Streaming(CountedSteps):
         self.make_sum(self.link)
 
     @classmethod
-    def extra_vectors(cls, options: StreamingOptions) -> int:
-        return 1 + bool(options.outer_momentum) + bool(options.delay)
+    def saved_vectors(cls, rank: int, ranks: int, options: StreamingOptions) -> float:
+        return 2 + bool(options.outer_momentum) + bool(options.delay)
+
+    @classmethod
+    def route_memory(cls, route, n, dtype, ranks, options: StreamingOptions) -> int:
+        return 2 * route.scratch(
+            n, ranks
+        )  # of a merge, and of a fragment, of which one may be nearly all of it
 
     def allocate(self):
         if self.options.delay:
