@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from tests.crash import failing
-from tests.faults.harness import with_own_memory
+from tests.faults.launching import with_own_memory
 from tests.launch import find_mpiexec, run_program
 from tests.test_train import TINY_GPT
 

@@ -11,6 +11,7 @@ import uuid
 import pytest
 
 from mpidp.errors import UserError
+from mpidp.launch import supervisor
 from mpidp.launch.__main__ import main
 from mpidp.launch.launchers import Launcher, parse_hosts, place
 from tests.crash import failing, once_saved
@@ -115,6 +116,17 @@ def test_a_mistake_is_one_line_and_nothing_is_started(tmp_path, capsys, ours, op
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("mpidp: error: ") and said in line
     assert not (tmp_path / "run").exists()
+
+
+def test_a_launcher_that_loses_a_host_and_says_that_all_is_well(tmp_path, capsys, monkeypatch):
+    """As Open MPI's does: without a summary the run is not done."""
+    monkeypatch.setattr(supervisor, "SEEN_LATE", 0.1)
+    launcher = tmp_path / "mpirun"
+    launcher.write_text("#!/bin/sh\necho 'mpirun (Open MPI) 5.0.11'\n")
+    launcher.chmod(0o755)
+    words = ["-n", 2, "--hosts", "A,B", "--launcher", launcher, "--max-restarts", 0, "--", *MODEL]
+    assert main([str(word) for word in [*words, "--run-dir", tmp_path / "run"]]) == 1
+    assert "the ranks ended with exit code 1: given up after 0 restarts" in capsys.readouterr().err
 
 
 def test_a_mistake_that_ranks_find_is_no_failure(tmp_path):

@@ -42,6 +42,7 @@ LAST_WORDS = (
 )
 FDS_AT_ONCE = 200  # the system takes 253 in a message
 LOOK, LOOK_OFTEN = 5.0, 0.2  # seconds between two looks; the latter at a rank that begins, or is stopped
+START = 600.0  # seconds that the ranks have to be connected: before that no rank knows of another, nor of --timeout
 UNREAD = 1 << 20  # bytes of what the others have told a stopped rank, at most, that are looked through
 PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15
 
@@ -134,6 +135,7 @@ class Watch:
         self.read = b""
         self.stopped = False
         self.beginning = Beginning.of_this_rank()  # None: nothing to be watched there, or no more
+        self.connecting: float | None = time.monotonic() + START  # until then; None: it is connected
 
     def run(self) -> NoReturn:
         woken, waker = socket.socketpair()
@@ -156,6 +158,11 @@ class Watch:
                 self.stopped = False
             if self.beginning and (missing := self.beginning.missing()):
                 self.beginning.end(missing)
+                os.kill(self.pid, signal.SIGKILL)
+                os._exit(LOST)
+            if self.connecting and time.monotonic() > self.connecting:
+                text = f"{self.name()} has waited {START:g} s for all ranks to start: one is lost, stopped or cut off"
+                os.write(2, f"mpidp: error: {text}\n".encode())
                 os.kill(self.pid, signal.SIGKILL)
                 os._exit(LOST)
             often = self.stopped or self.beginning
@@ -208,7 +215,7 @@ class Watch:
             for said in map(json.loads, filter(None, lines)):
                 self.policy, self.told = said.get("policy", self.policy), said.get("told", self.told)
                 if "begun" in said:
-                    self.beginning = None
+                    self.beginning = self.connecting = None
 
     def end(self, code: int) -> NoReturn:
         """Tell the others how the rank ended (negative: by that signal), and end so that they can, or live on."""

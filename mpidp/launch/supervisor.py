@@ -3,11 +3,13 @@
 import contextlib
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mpidp import checkpoint
+from mpidp.checkpoint.background import SEEN_LATE
 from mpidp.comm.endings import say
 from mpidp.commandline import expanded, parse
 from mpidp.config import resolve
@@ -18,7 +20,7 @@ from mpidp.launch.launchers import Hosts, answering, environment, find, parse_ho
 from mpidp.options import option
 from mpidp.workspace import RECORDS, choose
 
-DONE, MISTAKE, STOPPED = 0, 2, (3, 130, 143)
+DONE, LOST, MISTAKE, STOPPED = 0, 1, 2, (3, 130, 143)
 LONGEST_WAIT = 300.0  # seconds
 TRIES = 2  # of one number of ranks, without a new checkpoint, before fewer are tried
 
@@ -139,10 +141,15 @@ class Supervisor:
                 with contextlib.suppress(OSError):
                     (self.folder / name).unlink()
         command = self.launcher.command(ranks, hosts, program)
-        before = self.finished()
-        code = attempts.run(command, environment(self.policy), elsewhere=len(place(ranks, hosts)) > 1)
-        # A launcher that waits for a host that is gone cannot say that the others have finished.
-        return DONE if attempts.cut_off and self.finished() not in (None, before) else code
+        before, elsewhere = self.finished(), len(place(ranks, hosts)) > 1
+        code = attempts.run(command, environment(self.policy), elsewhere)
+        if attempts.cut_off and self.finished() not in (None, before):
+            return (
+                DONE  # a launcher that waits for a host that is gone cannot say that the others have finished
+            )
+        if code == DONE and elsewhere and not self.finishes(before):
+            return LOST  # Open MPI's, which had lost a host, was seen to say that all is well
+        return code
 
     def saved(self) -> str | None:
         """The name of the last complete checkpoint."""
@@ -154,6 +161,13 @@ class Supervisor:
         with contextlib.suppress(OSError):
             return (self.folder / "summary.json").stat().st_mtime_ns
         return None
+
+    def finishes(self, before: int | None) -> bool:
+        """Whether the run has written its last file, which another host may have done: that shows late."""
+        limit = time.monotonic() + SEEN_LATE
+        while (finished := self.finished()) in (None, before) and time.monotonic() < limit:
+            time.sleep(0.1)
+        return finished not in (None, before)
 
     def whence(self) -> str:
         """Where a restart goes on, for a message."""

@@ -77,6 +77,28 @@ comm.Barrier()
     assert re.search(r"error: rank 1 \(\S+, pid \d+\) ended with exit code 5; rank 0 was at", finished.stderr)
 
 
+STOPPED_AT_THE_START = """
+import os, signal, sys
+from mpidp.comm import guard, world
+guard.START = 2.0
+start = world.start
+def stops(ours):
+    if world.launcher_rank() == 1:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return start(ours)
+world.start = stops
+sys.exit(world.guarded(lambda comm: 0))
+"""
+
+
+def test_a_rank_that_is_stopped_before_the_ranks_know_each_other():
+    finished = run_ranks(2, ["-c", STOPPED_AT_THE_START], timeout=40)
+    assert finished.returncode == 1 and finished.seconds < 20
+    assert re.search(
+        r"error: rank \d \(.*\) has waited 2 s for all ranks to start: one is lost, stopped", finished.stderr
+    )
+
+
 def test_ranks_that_end_the_job_at_once_in_two_ways_agree_on_one_code():
     """MPICH's mpirun makes 3 of 1 and 2, by a bitwise or: that would say that the run was stopped by a signal."""
     body = """
