@@ -4,6 +4,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from mpidp.arrays import number
 from mpidp.data import Schema
 from mpidp.models import MODELS
 from mpidp.nn.kernels.products import Bfloat16, Float16, Products
@@ -93,7 +94,7 @@ def trained(xp, products, dropout=0.0, steps=3, dtype=np.float32):
     x, y = np.random.default_rng(4).integers(0, 41, (2, 5, 16)).astype(np.int32)
     losses = []
     for t in range(steps):
-        losses.append(float(model.gradients(x, y, 0.2, key=(0, t), cuts=(3,))))
+        losses.append(number(model.gradients(x, y, 0.2, key=(0, t), cuts=(3,))))
         params -= 0.5 * grads
     z = model.predict(x)
     return np.array(losses) / 5, *((a.get() if xp is not np else a.copy()) for a in (grads, z))
