@@ -28,8 +28,10 @@ def gpus(ranks: int) -> list[Finding]:
             return [Finding(TOPIC, WARNING, "an NVIDIA driver is here, but no CuPy", mend)]
         return [Finding(TOPIC, OK, "none, and no CuPy: NumPy computes")]
     if found.driver and found.cuda // 1000 > found.driver // 1000:
-        text = f"CuPy {found.cupy} is for CUDA {dotted(found.cuda)}, but the driver knows {dotted(found.driver)} at most"
-        mend = f"pip uninstall -y {' '.join(cupies)}; pip install 'mpidp[cuda{found.driver // 1000}]', or a newer driver"
+        knows = dotted(found.driver)
+        text = f"CuPy {found.cupy} is for CUDA {dotted(found.cuda)}, but the driver knows {knows} at most"
+        other = f"pip uninstall -y {' '.join(cupies)}; pip install 'mpidp[cuda{found.driver // 1000}]'"
+        mend = f"{other}, or a newer driver"
         return [Finding(TOPIC, PROBLEM, text, mend)]
     if found.error or not found.gpus:
         return [unusable(found, driver)]
@@ -74,7 +76,7 @@ def one(number: int, gpu: machine.Gpu) -> Finding:
 def shared(found: Sequence[machine.Gpu], ranks: int) -> list[Finding]:
     if ranks <= len(found):
         return []
-    text = f"{ranks} ranks share {len(found)}: rank r of a host takes GPU r mod {len(found)}, and its share of the memory"
+    text = f"{ranks} ranks share {len(found)}: rank r of a host takes GPU r mod {len(found)}, and a share of its memory"
     return [Finding(TOPIC, OK, text)]
 
 
