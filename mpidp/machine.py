@@ -139,13 +139,24 @@ def blas() -> Blas | None:
     )
 
 
+@dataclass(frozen=True)
+class Gpu:
+    """One that CuPy can compute on; bytes of memory."""
+
+    name: str
+    capability: str  # as CuPy says it: 90 for 9.0
+    free: int
+    total: int
+
+
 @dataclass
 class Devices:
-    """What CuPy finds: `error` says, in one line, why it can use no device."""
+    """What CuPy finds: `error` says, in one line, why it can use no device. Versions of CUDA as 13010 for 13.1."""
 
     cupy: str | None = None
-    names: tuple[str, ...] = ()
-    driver: int = 0
+    gpus: tuple[Gpu, ...] = ()
+    driver: int = 0  # the newest CUDA that the driver knows
+    cuda: int = 0  # that CuPy was built for
     error: str = ""
 
 
@@ -163,12 +174,18 @@ def devices() -> Devices:
         import cupy
 
         found.cupy = cupy.__version__
-        found.driver = cupy.cuda.runtime.driverGetVersion()
-        count = cupy.cuda.runtime.getDeviceCount()
-        names = [cupy.cuda.runtime.getDeviceProperties(i)["name"].decode() for i in range(count)]
-        if int(cupy.arange(5).sum()) != 10:
+        runtime, device = cupy.cuda.runtime, cupy.cuda.Device
+        found.driver, found.cuda = runtime.driverGetVersion(), runtime.runtimeGetVersion()
+        found.gpus = tuple(
+            Gpu(
+                runtime.getDeviceProperties(i)["name"].decode(),
+                device(i).compute_capability,
+                *device(i).mem_info,
+            )
+            for i in range(runtime.getDeviceCount())
+        )
+        if found.gpus and int(cupy.arange(5).sum().get()) != 10:
             found.error = "a sum computed on the device is wrong"
-        found.names = tuple(names)
     except Exception as error:  # whatever is broken in a CUDA set-up is what we are asked to report
         found.error = f"{type(error).__name__}: {error}".splitlines()[0]
     return found

@@ -16,6 +16,7 @@ from typing import Any
 from mpidp import machine
 from mpidp.doctor import surroundings
 from mpidp.doctor.findings import OK, PROBLEM, WARNING, Finding, report
+from mpidp.doctor.gpus import gpus
 
 SECONDS_TO_START = 60
 NO_MPI = "pip install 'mpidp[mpich]' (brings an MPI and its mpirun), or load your cluster's MPI module"
@@ -85,7 +86,7 @@ def around(ranks: list[dict[str, Any]]) -> list[Finding]:
         surroundings.blas(),
         surroundings.memory(ranks),
         *surroundings.shared_memory(),
-        surroundings.devices(),
+        *gpus(sum(facts["host"] == ranks[0]["host"] for facts in ranks)),
     ]
 
 

