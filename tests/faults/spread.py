@@ -27,7 +27,9 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--seeds", type=int, default=20)
     seeds = range(parser.parse_args(arguments).seeds)
-    print("| `--sync` | a rank fewer from the beginning | a rank lost on the way | standard error of its mean |")
+    print(
+        "| `--sync` | a rank fewer from the beginning | a rank lost on the way | standard error of its mean |"
+    )
     print("|---|---|---|---|")
     for sync in SYNCS:
         fewer, lost = zip(*(apart(sync, seed) for seed in seeds), strict=True)

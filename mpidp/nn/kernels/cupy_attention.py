@@ -24,13 +24,8 @@ class CausalAttention:
 
     Forward keeps the logarithm of each row's sum, from which backward finds the probabilities again (Dao 2023,
     FlashAttention-2, arXiv:2307.08691). Where D is a multiple of 16 up to 128, tensor cores multiply, in the type that
-<<<<<<< HEAD
-    the arena's `products` have for operands, with sums in float32; else products are of the arena's type. The same bits in
-    every run.
-=======
     the arena's `products` have for operands, with sums in float32; else products are of the arena's type. Every run
     gives the same bits. Raises UserError for heads that no kernel takes.
->>>>>>> flash
     """
 
     takes_narrow = True
@@ -45,13 +40,7 @@ class CausalAttention:
         self.forward_scale = self.dtype.type(math.log2(math.e) / math.sqrt(depth))
         self.sums = arena.empty((batch, heads, tokens))  # log₂ of each row's
         self.delta = arena.scratch("attention.delta", (batch, heads, tokens))
-<<<<<<< HEAD
-        chosen(
-            FORWARD, self.operands, self.real, depth, dict.fromkeys(ROLES[FORWARD], self.real)
-        )  # or a refusal
-=======
         chosen(FORWARD, self.operands, self.real, depth, dict.fromkeys(ROLES[FORWARD], self.real))
->>>>>>> flash
 
     def forward(self, qkv, out) -> None:
         """qkv (B, T, 3C) to out (B, T, C)."""
