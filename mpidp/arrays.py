@@ -27,6 +27,17 @@ def number(x: Any) -> float:
     return float(x.get()) if hasattr(x, "get") else float(x)
 
 
+def finish(xp: ModuleType) -> None:
+    """Wait until a device has done all that this thread has given it; the host has, always."""
+    if xp is not np:
+        xp.cuda.get_current_stream().synchronize()
+
+
+def address(x: Array) -> int:
+    """Where the memory of `x` begins, on the host or on its device."""
+    return x.ctypes.data if isinstance(x, np.ndarray) else x.data.ptr
+
+
 ALIGNMENT = 64  # bytes: a line of the cache, and the longest vector register
 
 

@@ -81,7 +81,7 @@ class Progress:
         say(
             f"{config.run.model}, {job.model.size:,} parameters, on {config.run.data} "
             f"({len(job.data.train):,} samples to train, {len(job.data.validation):,} held out); "
-            f"{ranks}, {config.run.sync}{route}; {job.products.about}"
+            f"{ranks}, {config.run.sync}{route}; {job.products.about}{job.strategy.comm.about}"
         )
         for damage in self.skipped:
             say(

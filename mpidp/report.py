@@ -210,7 +210,8 @@ def summary_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         )
     sent = f"{span(facts['messages_sent'])} messages, {span(facts['bytes_sent'])} bytes"
     if any(facts["shared_bytes"]):
-        sent += f"; {span(facts['shared_bytes'])} bytes through shared memory"
+        where = "GPU memory of others" if "staged_bytes" in facts else "shared memory"
+        sent += f"; {span(facts['shared_bytes'])} bytes through {where}"
     rows.append(("sent by a rank", sent))
     if "staged_bytes" in facts:
         rows.append(

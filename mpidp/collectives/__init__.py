@@ -32,13 +32,17 @@ def addable(comm: Communicator, dtype: np.dtype) -> str | None:
 
 
 def on_one_host(comm: Communicator, dtype: np.dtype) -> str | None:
-    return on_host(comm, dtype) or (
-        None if comm.on_one_host() else "the ranks are on several hosts, which share no memory"
-    )
+    if not comm.on_one_host():
+        return "the ranks are on several hosts, which share no memory"
+    return within_hosts(comm, dtype)
 
 
-def on_host(comm: Communicator, dtype: np.dtype) -> str | None:
-    return None if comm.xp is np else "it sums in memory of the host, and this run's vectors lie on a device"
+def within_hosts(comm: Communicator, dtype: np.dtype) -> str | None:
+    """Whether the ranks of a host reach each other's vectors, where these lie."""
+    if comm.xp is not np and dtype not in (np.float32, np.float64):
+        return f"in memory of GPUs it does not add {dtype}"
+    reason = comm.unshared()
+    return reason and f"the ranks do not reach each other's GPU memory: {reason}"
 
 
 def of_size(cost: Callable[[int, int, int, Bytes], tuple[int, int]]) -> Cost:
@@ -131,7 +135,7 @@ COLLECTIVES = {
         Collective(
             "hierarchical", hierarchical.allreduce, hierarchical.reduce_scatter, hierarchical.all_gather,
             hierarchical.cost, hierarchical.scatter_cost, hierarchical.gather_cost,
-            hierarchical.allocate, hierarchical.allocate_common, on_host,
+            hierarchical.allocate, hierarchical.allocate_common, within_hosts,
             lanes=1, alike=hierarchical.alike,  # one: all ranks of a host must come to its barriers in one order
             bounds=hierarchical.bounds, coded_reduce_scatter=hierarchical.coded_reduce_scatter,
             coded_all_gather=hierarchical.coded_all_gather,

@@ -30,7 +30,7 @@ from itertools import pairwise, zip_longest
 
 import numpy as np
 
-from mpidp.arrays import Array
+from mpidp.arrays import Array, address
 from mpidp.collectives import ring, shared
 from mpidp.collectives.wire import Bytes, Plain, Wire
 from mpidp.comm import Algorithm, Communicator, Steps
@@ -137,7 +137,7 @@ def coded_reduce_scatter(comm: Communicator, wire: Wire, tag: int = 0) -> Steps:
         if mine.place < mine.columns:
             for place in range(mine.place + mine.columns, len(vectors), mine.columns):
                 theirs = ring.chunk(wire.size, comm.size, mine.members[place])
-                write(comm, wire.vector, theirs, [vectors[place]])
+                shared.write(comm, wire.vector, theirs, [vectors[place]])
         yield (comm.local().Ifence(),)
 
 
@@ -157,7 +157,7 @@ def coded_all_gather(comm: Communicator, wire: Wire, tag: int = 0) -> Steps:
 
 
 def around(
-    comm: Communicator, mine: Work, wire: Wire, vectors: list[np.ndarray], tag: int,
+    comm: Communicator, mine: Work, wire: Wire, vectors: list[Array], tag: int,
     reduce: bool = True, hand_out: bool = True,
 ) -> Steps:  # fmt: skip
     """The ring of our column over H hosts: in steps 1 .. H - 1 it adds up, in steps H .. 2 H - 2 it hands out.
@@ -166,7 +166,7 @@ def around(
     the others, too, when we send it on.
     """
     hosts, turn, ours = len(mine.pieces), 0, wire.vector
-    others = [v for place, v in enumerate(vectors) if place != mine.place and v is not vectors[mine.place]]
+    others = [v for place, v in enumerate(vectors) if place != mine.place and address(v) != address(ours)]
     started: deque[tuple[list[Pending], Callable[[], None] | None]] = deque()
     if reduce and hosts == 1:
         for piece in mine.pieces[0]:
@@ -190,7 +190,7 @@ def around(
                 send = wire.partial if step < hosts else wire.whole if step == hosts else wire.home
                 messages.append(comm.Isend(send(out), mine.right, tag))
                 if step >= hosts:
-                    write(comm, ours, out, others)
+                    shared.write(comm, ours, out, others)
             if into is not None and step < hosts:
                 shared.add(comm, vectors, mine.place, into, [])
             started.append((messages, then))
@@ -201,20 +201,13 @@ def around(
         for piece in mine.pieces[(mine.host + 1) % hosts]:  # the last to come, or on one host all
             if hosts == 1:
                 wire.whole(piece)
-            write(comm, ours, piece, others)
+            shared.write(comm, ours, piece, others)
 
 
 def settle(messages: list[Pending], then: Callable[[], None] | None) -> Steps:
     yield messages
     if then is not None:
         then()
-
-
-def write(comm: Communicator, buffer: Array, part: slice, others: list[np.ndarray]) -> None:
-    """others[part] ← buffer[part]"""
-    for other in others:
-        other[part] = buffer[part]
-        comm.traffic.shared_bytes += buffer[part].nbytes
 
 
 def allocate(comm: Communicator, n: int, dtype: np.dtype) -> Array:

@@ -17,7 +17,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from mpidp.arrays import ALIGNMENT, Array
+from mpidp.arrays import ALIGNMENT, Array, address
 from mpidp.collectives import ring
 from mpidp.collectives.wire import Bytes
 from mpidp.comm import Algorithm, Communicator, Steps
@@ -29,10 +29,10 @@ SHORT = 1 << 13
 """Elements of all ranks together up to which vectors are short."""
 
 
-class Short(list[np.ndarray]):
+class Short(list[Array]):
     """Every rank's vector of n elements, and the two places for copies of it that each has behind it."""
 
-    def __init__(self, memory: list[np.ndarray], n: int):
+    def __init__(self, memory: list[Array], n: int):
         stride = len(memory[0]) // 3
         own, *copies = ([part[start:][:n] for part in memory] for start in (0, stride, 2 * stride))
         super().__init__(own)
@@ -52,11 +52,9 @@ def allreduce(comm: Communicator, buffer: Array, scratch: Array, tag: int = 0) -
     if isinstance(parts, Short):
         parts.calls += 1
         copies = parts.copies[parts.calls % 2]
-        np.copyto(copies[comm.rank], buffer)
+        comm.xp.copyto(copies[comm.rank], buffer)
         yield (comm.Ifence(),)
-        np.add(copies[0], copies[1], buffer)
-        for copy in copies[2:]:
-            np.add(buffer, copy, buffer)
+        add_all(comm, copies, buffer)
         comm.traffic.shared_bytes += buffer.nbytes * (comm.size - 1)
         return
     yield (comm.Ifence(),)
@@ -82,30 +80,68 @@ def all_gather(comm: Communicator, buffer: Array, tag: int = 0) -> Steps:
     """All ranks see what each has written into its chunk of a vector that there is once (`allocate_common`)."""
     if buffer.size == 0:
         return
-    if comm.shared_parts(buffer) is None:
+    parts = comm.shared_parts(buffer)
+    if parts is None:
         yield from ring.all_gather.steps(comm, buffer, tag)
         return
     yield (comm.Ifence(),)
+    others = [part for part in parts if address(part) != address(buffer)]
+    if others:
+        write(comm, buffer, ring.chunk(buffer.size, comm.size, comm.rank), others)
+        yield (comm.Ifence(),)
 
 
-def add_own_chunk(comm: Communicator, parts: list[np.ndarray], receivers: list[np.ndarray]) -> None:
+def add_own_chunk(comm: Communicator, parts: list[Array], receivers: list[Array]) -> None:
     """Our chunk ← its sum over `parts`, copied to `receivers`."""
     add(comm, parts, comm.rank, ring.chunk(parts[0].size, comm.size, comm.rank), receivers)
 
 
-def add(
-    comm: Communicator, parts: list[np.ndarray], ours: int, chunk: slice, receivers: list[np.ndarray]
-) -> None:
-    """parts[ours][chunk] ← its sum over `parts` in the order ours, ours + 1, ..., ours - 1, copied to `receivers`."""
-    peers = [*parts[ours + 1 :], *parts[:ours]]
+def add(comm: Communicator, parts: list[Array], ours: int, chunk: slice, receivers: list[Array]) -> None:
+    """parts[ours][chunk] ← its sum over `parts`, copied to `receivers`.
+
+    On the host in the order ours, ours + 1, ..., ours - 1; on a GPU in rank order, in one pass.
+    """
     vector = parts[ours]
+    comm.traffic.shared_bytes += (
+        (chunk.stop - chunk.start) * vector.itemsize * (len(parts) - 1 + len(receivers))
+    )
+    if comm.xp is not np:
+        on_gpu([part[chunk] for part in parts], [each[chunk] for each in (vector, *receivers)])
+        return
+    peers = [*parts[ours + 1 :], *parts[:ours]]
     for block in blocks(chunk.start, chunk.stop):
         total = vector[block]
         for peer in peers:
             np.add(total, peer[block], total)
         for receiver in receivers:
             receiver[block] = total
-    comm.traffic.shared_bytes += (chunk.stop - chunk.start) * vector.itemsize * (len(peers) + len(receivers))
+
+
+def add_all(comm: Communicator, vectors: list[Array], total: Array) -> None:
+    """total ← the sum of `vectors`, in their order."""
+    if comm.xp is not np:
+        on_gpu(vectors, [total])
+        return
+    np.add(vectors[0], vectors[1], total)
+    for vector in vectors[2:]:
+        np.add(total, vector, total)
+
+
+def write(comm: Communicator, buffer: Array, part: slice, others: list[Array]) -> None:
+    """others[part] ← buffer[part]"""
+    comm.traffic.shared_bytes += buffer[part].nbytes * len(others)
+    if comm.xp is not np:
+        on_gpu([buffer[part]], [other[part] for other in others])
+        return
+    for other in others:
+        other[part] = buffer[part]
+
+
+def on_gpu(sources: list[Array], targets: list[Array]) -> None:
+    """Each of `targets` ← the sum of `sources`."""
+    from mpidp.collectives.cupy_sums import add  # needs CuPy
+
+    add(sources, targets)
 
 
 @lru_cache(256)
@@ -119,14 +155,16 @@ def allocate(comm: Communicator, n: int, dtype: np.dtype) -> Array:
         return comm.Allocate_shared(n, dtype)[comm.rank]
     aligned = -(-n // ALIGNMENT) * ALIGNMENT  # elements, and so bytes of any type
     memory = comm.Allocate_shared(3 * aligned, dtype)
-    short = comm.windows[memory[comm.rank].ctypes.data] = Short(memory, n)
+    short = comm.windows[address(memory[comm.rank])] = Short(memory, n)
     return short[comm.rank]
 
 
 def allocate_common(comm: Communicator, n: int, dtype: np.dtype) -> Array:
-    """One vector for all ranks: there is one copy of it on the host."""
+    """One vector for all ranks: there is one copy of it on the host. On GPUs each rank has its own near at hand."""
+    if comm.xp is not np:
+        return comm.Allocate_shared(n, dtype)[comm.rank]
     vector = comm.Allocate_shared(n if comm.rank == 0 else 0, dtype)[0]
-    comm.windows[vector.ctypes.data] = [vector] * comm.size
+    comm.windows[address(vector)] = [vector] * comm.size
     return vector
 
 

@@ -58,13 +58,14 @@ class Communicator(Waiting, Objects, Memory):
     spin = SHORT_SPIN
     library = ""  # whose messages these are: name and version
     xp: Any = np  # the array module in whose memory the vectors lie that are sent
+    about = ""  # how they leave that memory, where it is not the host's
 
     def __init__(self, rank: int, size: int, timeout: float = 600.0):
         self.rank = rank
         self.size = size
         self.timeout = timeout  # seconds that one wait may last
         self.traffic = Traffic()
-        self.windows: dict[int, list[np.ndarray]] = {}  # address of our part -> every rank's part
+        self.windows: dict[int, list[Array]] = {}  # address of our part -> every rank's part
         self.known_hosts: tuple[int, ...] | None = None
         self.neighbours: Communicator | None = None
         self.turn = 0  # of `Waitany`

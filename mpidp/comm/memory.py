@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mpidp.arrays import Array
+from mpidp.arrays import Array, address
 from mpidp.comm.pending import Pending
 
 if TYPE_CHECKING:
@@ -17,12 +17,16 @@ class Memory:
 
     rank: int
     neighbours: "Communicator | None"
-    windows: dict[int, list[np.ndarray]]
+    windows: dict[int, list[Array]]
     Barrier: Callable[[], None]
 
     # Inside a host
 
-    def Allocate_shared(self, n: int, dtype: Any) -> list[np.ndarray]:
+    def unshared(self) -> str | None:
+        """Why the ranks of a host cannot reach each other's vectors; None: they can. All call it together first."""
+        return None
+
+    def Allocate_shared(self, n: int, dtype: Any) -> list[Array]:
         """A vector of zeros of every rank, in rank order, all of them in reach of this rank; ours is `[self.rank]`.
 
         n: elements of ours, which may differ from those of others. What a rank writes is there for the others after
@@ -31,7 +35,7 @@ class Memory:
         vectors = self._share(n, np.dtype(dtype))
         vectors[self.rank][...] = 0
         if n:
-            self.windows[vectors[self.rank].ctypes.data] = vectors
+            self.windows[address(vectors[self.rank])] = vectors
         self.Barrier()
         return vectors
 
@@ -43,7 +47,7 @@ class Memory:
         if self.neighbours not in (None, self):
             self.neighbours.Free_shared()
 
-    def shared_parts(self, buffer: np.ndarray) -> list[np.ndarray] | None:
+    def shared_parts(self, buffer: Array) -> list[Array] | None:
         """Every rank's vector where `buffer` is ours of `Allocate_shared`; the same part of each where it is a part.
 
         None where it lies in no such vector.
@@ -51,11 +55,11 @@ class Memory:
         for vectors in self.windows.values():
             if vectors[self.rank] is buffer:
                 return vectors
-        address = buffer.ctypes.data
+        place = address(buffer)
         for start, vectors in self.windows.items():
             ours = vectors[self.rank]
-            if start <= address < start + ours.nbytes:
-                lo = (address - start) // ours.itemsize
+            if start <= place < start + ours.nbytes:
+                lo = (place - start) // ours.itemsize
                 return vectors if buffer.size == ours.size else [v[lo : lo + buffer.size] for v in vectors]
         return None
 
@@ -67,7 +71,7 @@ class Memory:
         self.Barrier()
         return window
 
-    def _share(self, n: int, dtype: np.dtype) -> list[np.ndarray]: ...
+    def _share(self, n: int, dtype: np.dtype) -> list[Array]: ...
 
     def _unshare(self) -> None: ...
 

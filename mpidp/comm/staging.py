@@ -17,10 +17,12 @@ from typing import Any
 import numpy as np
 
 from mpidp.arrays import Array
-from mpidp.comm.communicator import Communicator, Traffic
+from mpidp.comm.communicator import Communicator
 from mpidp.comm.memory import Window
+from mpidp.comm.on_device import DeviceCommunicator, followed
 from mpidp.comm.pending import Pending
 
+PIECE = 4 << 20  # bytes of a message that are copied and sent together
 SMALLEST = 4096  # bytes of a piece of the pool; the others are powers of two above it
 
 
@@ -31,12 +33,10 @@ class Pool:
         self.xp = xp
         self.free: dict[int, list[np.ndarray]] = defaultdict(list)
         self.copies = xp.cuda.Stream(non_blocking=True)
-        self.arriving: deque[tuple[Any, np.ndarray]] = (
-            deque()
-        )  # (event, piece that is being copied to the device)
+        self.arriving: deque[tuple[Any, np.ndarray]] = deque()  # (event, piece that is copied to the device)
         self.leaving: deque[Sending] = (
             deque()
-        )  # messages whose copies are on their way to the host, of all communicators
+        )  # whose copies are on their way to the host, of all communicators
 
     def take(self, nbytes: int) -> np.ndarray:
         """At least so many bytes that nobody uses."""
@@ -47,13 +47,18 @@ class Pool:
             return self.free[size].pop()
         return np.frombuffer(self.xp.cuda.alloc_pinned_memory(size), np.uint8, size)
 
+    def room(self, array: Array) -> tuple[np.ndarray, np.ndarray]:
+        """A piece, and what of it has the shape and type of the array."""
+        require_contiguous(array)
+        piece = self.take(array.nbytes)
+        return piece, piece[: array.nbytes].view(array.dtype).reshape(array.shape)
+
     def give(self, piece: np.ndarray) -> None:
         self.free[piece.size].append(piece)
 
     def to_host(self, array: Array) -> tuple[Any, np.ndarray, np.ndarray]:
         """Start to copy a contiguous device array, as the work on it so far leaves it: (event, piece, copy)."""
-        piece = self.take(array.nbytes)
-        copy = piece[: array.nbytes].view(array.dtype).reshape(array.shape)
+        piece, copy = self.room(array)
         self.copies.wait_event(self.xp.cuda.get_current_stream().record())
         array.get(stream=self.copies, out=copy, blocking=False)
         return self.copies.record(), piece, copy
@@ -73,56 +78,48 @@ class Pool:
         self.arriving.append((event, piece))
 
 
-class StagedCommunicator(Communicator):
-    """The communicator `inner` for device arrays too; arrays on the host go straight to it."""
+class StagedCommunicator(DeviceCommunicator):
+    """The communicator `inner` for device arrays too; arrays on the host go straight to it.
+
+    A long message travels in pieces, so that one is copied while another is sent; it is counted as one.
+    """
+
+    way = "messages staged through page-locked host memory"
 
     def __init__(self, inner: Communicator, xp: Any, pool: Pool | None = None):
-        self.inner, self.xp = inner, xp
-        traffic = inner.traffic
-        super().__init__(inner.rank, inner.size, inner.timeout)
-        self.traffic = traffic
+        super().__init__(inner, xp)
         self.pool = pool or Pool(xp)
         self.chores = inner.chores
-        if (
-            self.pool.send_copied not in self.chores
-        ):  # whoever receives it must not wait until we wait for that
+        if self.pool.send_copied not in self.chores:  # whoever receives it must not wait until we wait for that
             self.chores.append(self.pool.send_copied)
-        self.spin, self.library = inner.spin, inner.library
-
-    @property
-    def traffic(self) -> Traffic:
-        """What `inner` has sent, and besides how much was copied."""
-        return self.inner.traffic
-
-    @traffic.setter
-    def traffic(self, traffic: Traffic) -> None:
-        self.inner.traffic = traffic
 
     def Isend(self, buffer: Array, dest: int, tag: int = 0) -> Pending:
+        parts = pieces(buffer)
         if isinstance(buffer, np.ndarray):
-            return self.inner.Isend(buffer, dest, tag)
-        sending = Sending(self, buffer, lambda copy: self.inner.Isend(copy, dest, tag))
-        return Pending([sending.test], "rank {} to take a message of {} bytes", dest, buffer.nbytes)
+            tests = [test for part in parts for test in self.inner.Isend(part, dest, tag).tests]
+        else:
+            tests = [
+                Sending(self, part, lambda copy: self.inner.Isend(copy, dest, tag)).test for part in parts
+            ]
+        self.traffic.messages -= len(parts) - 1
+        return Pending(tests, "rank {} to take a message of {} bytes", dest, buffer.nbytes)
 
     def Irecv(self, buffer: Array, source: int, tag: int = 0) -> Pending:
         if isinstance(buffer, np.ndarray):
-            return self.inner.Irecv(buffer, source, tag)
-        return self.landing(buffer, lambda copy: self.inner.Irecv(copy, source, tag))
+            landings = [self.inner.Irecv(part, source, tag) for part in pieces(buffer)]
+        else:
+            receive = self.inner.Irecv
+            landings = [
+                self.landing(part, lambda copy: receive(copy, source, tag)) for part in pieces(buffer)
+            ]
+        tests = [test for landing in landings for test in landing.tests]
+        return Pending(tests, "a message from rank {} of {} bytes", source, buffer.nbytes)
 
     def landing(self, buffer: Array, start: Callable[[np.ndarray], Pending]) -> Pending:
         """What `start` receives into host memory, then copied into `buffer`."""
-        require_contiguous(buffer)
-        piece = self.pool.take(buffer.nbytes)
-        copy = piece[: buffer.nbytes].view(buffer.dtype).reshape(buffer.shape)
-        pending = start(copy)
+        piece, copy = self.pool.room(buffer)
         self.traffic.staged_bytes += buffer.nbytes
-
-        def landed() -> bool:
-            self.pool.to_device(piece, copy, buffer)
-            return True
-
-        pending.tests = [*pending.tests, landed]
-        return pending
+        return followed(start(copy), lambda: self.pool.to_device(piece, copy, buffer))
 
     def Test(self, *pending: Pending) -> bool:
         """As ever; and whatever is copied by now is sent, in the order in which it was given, whoever is asked for."""
@@ -139,12 +136,12 @@ class StagedCommunicator(Communicator):
     def Ireduce_scatter(self, buffer: Array, receive: Array, counts: Sequence[int]) -> Pending:
         if isinstance(buffer, np.ndarray):
             return self.inner.Ireduce_scatter(buffer, receive, counts)
-        host = np.empty(receive.shape, receive.dtype)
+        room = self.pool.room(receive)
 
         def start(copy: np.ndarray) -> Pending:
-            return self.inner.Ireduce_scatter(copy, host, counts)
+            return self.inner.Ireduce_scatter(copy, room[1], counts)
 
-        return self.both_ways(buffer, start, receive, host)
+        return self.both_ways(buffer, start, receive, room)
 
     def Iallgather(self, buffer: Array, counts: Sequence[int]) -> Pending:
         if isinstance(buffer, np.ndarray):
@@ -156,58 +153,34 @@ class StagedCommunicator(Communicator):
         source: Array,
         start: Callable[[np.ndarray], Pending],
         target: Array,
-        result: np.ndarray | None = None,
+        result: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> Pending:
-        """`start` on a copy of `source`, whose `result` (default: the copy) is then copied into `target`.
+        """`start` on a copy of `source`, whose `result` (piece and array; default: the copy) then goes to `target`.
 
         All ranks must start these in one order: the host waits here for the copy, and not in a poll.
         """
-        require_contiguous(source)
         event, piece, copy = self.pool.to_host(source)
         event.synchronize()
-        pending = start(copy)
         self.traffic.staged_bytes += source.nbytes + target.nbytes
 
-        def landed() -> bool:
-            if result is None:
-                self.pool.to_device(piece, copy, target)
-            else:
-                target.set(result)
+        def landed() -> None:
+            self.pool.to_device(*(result or (piece, copy)), target)
+            if result:
                 self.pool.give(piece)
-            return True
 
-        pending.tests = [*pending.tests, landed]
-        return pending
+        return followed(start(copy), landed)
 
     def Allocate_window(self, n: int, dtype: Any) -> Window:
         return StagedWindow(self, self.inner.Allocate_window(n, dtype))
 
-    # The rest is that of `inner`
-
-    def Iprobe(self, source: int, tag: int = 0) -> Pending:
-        return self.inner.Iprobe(source, tag)
-
-    def Ibarrier(self) -> Pending:
-        return self.inner.Ibarrier()
-
-    def hosts(self) -> tuple[int, ...]:
-        return self.inner.hosts()
-
-    def _split(self, color: int, key: int) -> Communicator:
-        return StagedCommunicator(self.inner.Split(color, key), self.xp, self.pool)
-
-    def Free_shared(self) -> None:
-        self.inner.Free_shared()
-
-    def Abort(self, code: int) -> None:
-        self.inner.Abort(code)
+    def twin(self, inner: Communicator) -> DeviceCommunicator:
+        return StagedCommunicator(inner, self.xp, self.pool)
 
 
 class Sending:
     """A device array on its way: to the host, then as a message."""
 
     def __init__(self, comm: StagedCommunicator, buffer: Array, send: Callable[[np.ndarray], Pending]):
-        require_contiguous(buffer)
         self.comm, self.send = comm, send
         self.event, self.piece, self.copy = comm.pool.to_host(buffer)
         self.message: Pending | None = None
@@ -254,6 +227,13 @@ class StagedWindow(Window):
 
     def Free(self) -> None:
         self.inner.Free()
+
+
+def pieces(buffer: Array) -> list[Array]:
+    """A contiguous array as flat pieces in which it is sent: one even of no elements."""
+    require_contiguous(buffer)
+    flat, step = buffer.reshape(-1), max(PIECE // buffer.itemsize, 1)
+    return [flat[i : i + step] for i in range(0, max(flat.size, 1), step)]
 
 
 def require_contiguous(buffer: Array) -> None:

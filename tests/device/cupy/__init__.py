@@ -49,6 +49,25 @@ class lib:
         as_strided = staticmethod(_function(_np.lib.stride_tricks.as_strided, ["x", "shape", "strides"]))
 
 
+class _Pool:
+    """The memory pool, which here has nothing but a limit."""
+
+    limit = 0
+
+    def set_limit(self, size=None, fraction=None):
+        self.limit = size or 0
+
+    def get_limit(self):
+        return self.limit
+
+
+_pool = _Pool()
+
+
+def get_default_memory_pool():
+    return _pool
+
+
 def asnumpy(a, stream=None, order="C", out=None, *, blocking=True):
     return a.get(stream, order, out, blocking) if isinstance(a, ndarray) else _np.asarray(a)
 

@@ -1,13 +1,18 @@
 """The array."""
 
+import ctypes
 import json
 from pathlib import Path
 
 import numpy as np
+from cupy.ipc import Part
 from cupy.streams import Memory, Race, get_current_stream
 
 METHODS = set(json.loads(Path(__file__).with_name("api.json").read_text())["methods"])
+VIEWS = {"reshape", "view", "ravel", "transpose", "swapaxes", "squeeze", "diagonal"}
+IN_PLACE = {"fill", "sort", "partition", "put", "resize"}
 TO_HOST = {"get", "item", "tolist", "tobytes", "tofile", "dump", "dumps"}
+WRITES_FIRST = {"copyto", "put", "place", "putmask", "fill_diagonal"}
 CREATE = {"asarray", "array", "ascontiguousarray", "asfortranarray"}
 ALIGNMENT = 512
 UFUNC = ["out", "casting", "dtype"]
@@ -19,6 +24,10 @@ class ndarray:
     __module__ = "cupy"
 
     def __init__(self, shape, dtype=float, memptr=None, *, _host=None, _memory=None):
+        if memptr is not None:
+            count = int(np.prod(shape)) * np.dtype(dtype).itemsize
+            _host = np.frombuffer((ctypes.c_char * count).from_address(memptr.ptr), dtype).reshape(shape)
+            _memory = Part(memptr.mem.region)
         self._host = aligned(np.ndarray(shape, dtype)) if _host is None else _host
         self._memory = _memory or Memory()
 
@@ -49,7 +58,7 @@ class ndarray:
     @property
     def __cuda_array_interface__(self):
         """For MPI libraries that read device memory: not before the work on it is done."""
-        if not self._memory.ready_for_host():
+        if not self._memory.part(self._host).ready_for_host():
             raise Race("device memory is given away while a stream still works on it")
         return {
             "shape": self.shape, "typestr": self.dtype.str, "version": 3, "strides": None,
@@ -58,7 +67,7 @@ class ndarray:
 
     def get(self, stream=None, order="C", out=None, blocking=True):
         stream = stream or get_current_stream()
-        number = stream.work(self._memory)
+        number = stream.work(reads=(self._memory.part(self._host),))
         content = np.array(self._host, order="C")
         if out is None:
             out = np.empty_like(content)
@@ -74,7 +83,7 @@ class ndarray:
         if not isinstance(arr, np.ndarray) or arr.shape != self.shape or arr.dtype != self.dtype:
             raise TypeError("set takes a host array of the same shape and type")
         stream = stream or get_current_stream()
-        number = stream.work(self._memory)
+        number = stream.work(self._memory.part(self._host))
         self._host[...] = arr
         stream.copies.append((number, arr, arr.copy(), False))
 
@@ -89,7 +98,10 @@ class ndarray:
         return self._like(result)
 
     def __setitem__(self, key, value):
-        touch([self, key, value])
+        place = self._host[unwrapped(key)]
+        shares = isinstance(place, np.ndarray) and (not place.size or np.may_share_memory(place, self._host))
+        written = self._memory.part(place if shares else self._host)
+        get_current_stream().work(written, reads=tuple(memories([key, value])))
         if isinstance(value, np.ndarray):
             if value.ndim:
                 raise TypeError("a host array into a device array: use set(), or asarray() first")
@@ -119,9 +131,12 @@ class ndarray:
         def call(*args, **kwargs):
             if name in ("sum", "prod", "max", "min", "mean", "any", "all") and "where" in kwargs:
                 raise TypeError(f"CuPy's {name} takes no where")
-            touch([self, args, kwargs])
             out = kwargs.get("out")
             result = bound(*unwrapped(args), **unwrapped(kwargs))
+            if not (
+                isinstance(result, np.ndarray) and name in VIEWS and np.may_share_memory(result, self._host)
+            ):
+                touch([out, *([self] if name in IN_PLACE else [])], reads=[self, args])
             return out if out is not None else None if result is None else self._like(result)
 
         return call
@@ -131,11 +146,11 @@ def _operator(name):
     def operate(self, *others):
         if any(isinstance(other, np.ndarray) for other in others):
             raise TypeError(f"{name} of a device array and a host array")
-        touch([self, others])
+        touch([self] if name.startswith("__i") and name != "__invert__" else [], reads=[self, others])
         result = getattr(self._host, name)(*unwrapped(others))
         if result is NotImplemented:
             return result
-        return self if name.startswith("__i") else self._like(result)
+        return self if name.startswith("__i") and name != "__invert__" else self._like(result)
 
     return operate
 
@@ -199,7 +214,7 @@ def unwrapped(value):
 
 def memories(value):
     if isinstance(value, ndarray):
-        yield value._memory
+        yield value._memory.part(value._host)
     elif isinstance(value, tuple | list):
         for v in value:
             yield from memories(v)
@@ -207,9 +222,11 @@ def memories(value):
         yield from memories(list(value.values()))
 
 
-def touch(values) -> None:
-    """Work of the current stream on all these arrays."""
-    get_current_stream().work(*dict.fromkeys(memories(values)))
+def touch(values, reads=()) -> None:
+    """Work of the current stream on all these arrays, and on others that it only reads."""
+    writes = dict.fromkeys(memories(values))
+    reads = tuple(m for m in dict.fromkeys(memories(list(reads))) if m not in writes)
+    get_current_stream().work(*writes, reads=reads)
 
 
 def wrapped(result):
@@ -235,12 +252,12 @@ def function(numpys, parameters):
             raise TypeError(f"{name} of a host array: asarray() first")
         if any(isinstance(a, np.ndarray) and a.dtype.hasobject for a in flat([args])):
             raise TypeError("a device array of objects")
-        touch([args, kwargs])
         kwargs.pop("blocking", None)
         out = kwargs.get(
             "out", args[numpys.nin] if parameters == "ufunc" and len(args) > numpys.nin else None
         )
-        sources = list(memories(args))
+        touch([out, *(args[:1] if name in WRITES_FIRST else [])], reads=[args, kwargs])
+        sources = [a._memory for a in flat([args]) if isinstance(a, ndarray)]
         result = numpys(*unwrapped(args), **unwrapped(kwargs))
         if out is not None:
             return out

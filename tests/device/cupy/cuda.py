@@ -4,9 +4,12 @@ import os
 
 import numpy as _np
 from cupy import _cublas as cublas
+from cupy.ipc import Ipc, Memory, MemoryPointer, UnownedMemory
 from cupy.streams import Event, Stream, get_current_stream
 
-__all__ = ["Device", "Event", "Stream", "cublas", "device", "get_current_stream"]
+__all__ = [
+    "Device", "Event", "Memory", "MemoryPointer", "Stream", "UnownedMemory", "cublas", "device", "get_current_stream",
+]  # fmt: skip
 
 MEMORY = 2 << 30
 
@@ -14,7 +17,7 @@ MEMORY = 2 << 30
 class Device:
     def __init__(self, device=0):
         if device not in range(runtime.getDeviceCount()):
-            raise runtime.CUDARuntimeError(f"cudaErrorInvalidDevice: {device}")
+            raise runtime.CUDARuntimeError(101, f"cudaErrorInvalidDevice: {device}")
         self.id = device
 
     def use(self):
@@ -43,16 +46,13 @@ class device:
         return cublas.HANDLE
 
 
-class runtime:
+class runtime(Ipc):
     CUDA_R_16F, CUDA_R_32F, CUDA_R_64F, CUDA_R_16BF = (
         cublas.HALF,
         cublas.SINGLE,
         cublas.DOUBLE,
         cublas.BFLOAT16,
     )
-
-    class CUDARuntimeError(RuntimeError):
-        pass
 
     @staticmethod
     def driverGetVersion():

@@ -1,6 +1,7 @@
 """Kernels: raw ones run as blocks of threads (`blocks.cpp`), elementwise ones and reductions as loops."""
 
 import ctypes
+import re
 import threading
 
 import numpy as np
@@ -101,7 +102,7 @@ class Function:
         if [ctypes.sizeof(v) for v in values] != self.sizes:
             given = [ctypes.sizeof(v) for v in values]
             raise TypeError(f"{self.name} takes arguments of {self.sizes} bytes, and got {given}")
-        touch(list(args))
+        touch(*used(self.module.code, self.name, args))
         with LAUNCHING:
             self.twice(grid, block, args, values, shared_mem)
 
@@ -163,6 +164,14 @@ class RawKernel:
     @max_dynamic_shared_size_bytes.setter
     def max_dynamic_shared_size_bytes(self, value):
         self.function.max_dynamic_shared_size_bytes = value
+
+
+def used(code: str, name: str, arguments) -> tuple[list, list]:
+    """Of a kernel's arguments, those that it may write to, and those that it declares to be constant."""
+    declared = re.search(rf"\bvoid\s+{name}\s*\(([^)]*)\)", code).group(1).split(",")
+    constant = ["const" in one.split("*")[0].split() for one in declared]
+    reads = [a for a, reads in zip(arguments, constant, strict=True) if reads]
+    return [a for a, reads in zip(arguments, constant, strict=True) if not reads], reads
 
 
 def declared(text: str) -> list[tuple[bool, str, str]]:

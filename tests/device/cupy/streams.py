@@ -6,7 +6,10 @@ host deliver garbage until they are waited for; host memory that is being copied
 """
 
 import contextlib
+import itertools
+import os
 import threading
+import weakref
 
 import numpy as np
 
@@ -26,7 +29,19 @@ class Memory:
         if self.last is None:
             return True
         other, number = self.last
-        return other is stream or number <= max(other.done, stream.seen.get(other, 0))
+        return other is stream or number <= max(other.done, stream.seen.get(other.uid, 0))
+
+    def used(self, stream: "Stream", writes: bool) -> None:
+        """By the work that this stream has just been given. Raises Race."""
+        if not self.ready_for(stream):
+            raise Race(
+                "work on memory that another stream still works on: record an event there, and wait for it"
+            )
+        self.last = stream, stream.issued
+
+    def part(self, host: np.ndarray) -> "Memory":
+        """Of this memory, what this array looks at: all of it counts as one."""
+        return self
 
     def ready_for_host(self) -> bool:
         return self.last is None or self.last[1] <= self.last[0].done
@@ -39,20 +54,20 @@ class Stream:
 
     def __init__(self, null: bool = False, non_blocking: bool = False, ptds: bool = False):
         self.issued = self.done = 0
-        self.seen: dict[Stream, int] = {}
+        self.uid = os.getpid() << 32 | next(_numbers)  # unlike that of any stream of any process
+        self.seen: dict[int, int] = {}  # by stream, of what was waited for
+        streams[self.ptr] = self
         self.copies: list[
             tuple[int, np.ndarray, np.ndarray, bool]
         ] = []  # (number, host memory, its bytes, to host)
 
-    def work(self, *memories: Memory) -> int:
-        """One more piece of work, on this memory. Raises Race."""
+    def work(self, *memories: Memory, reads: tuple[Memory, ...] = ()) -> int:
+        """One more piece of work, on this memory, of which it only reads `reads`. Raises Race."""
         self.issued += 1
         for memory in memories:
-            if not memory.ready_for(self):
-                raise Race(
-                    "work on memory that another stream still works on: record an event there, and wait for it"
-                )
-            memory.last = self, self.issued
+            memory.used(self, True)
+        for memory in reads:
+            memory.used(self, False)
         return self.issued
 
     def synchronize(self) -> None:
@@ -70,6 +85,10 @@ class Stream:
                     host[...] = content
                 elif not np.array_equal(host, content):
                     raise Race("host memory was changed while it was being copied to the device")
+        from cupy.ipc import regions
+
+        for region in list(regions.values()):
+            region.done(self)
 
     def record(self, event: "Event | None" = None) -> "Event":
         event = event or Event()
@@ -77,8 +96,11 @@ class Stream:
         return event
 
     def wait_event(self, event: "Event") -> None:
-        stream, number = event.place
-        for other, seen in [*stream.seen.items(), (stream, number)]:
+        self.know(event.known)
+
+    def know(self, known: list[tuple[int, int]]) -> None:
+        """Work that comes after this is done after all of that."""
+        for other, seen in known:
             self.seen[other] = max(self.seen.get(other, 0), seen)
 
     @property
@@ -100,10 +122,26 @@ class Stream:
 class Event:
     def __init__(self, block: bool = False, disable_timing: bool = False, interprocess: bool = False):
         self.place: tuple[Stream, int] = (Stream.null, 0)
+        self.known: list[tuple[int, int]] = []
+        self.shared = None
+        if interprocess:
+            from cupy.ipc import SharedEvent
+
+            if not disable_timing:
+                raise ValueError("Timing must be disabled for interprocess events")
+            self.shared = SharedEvent()
+        events[self.ptr] = self
+
+    @property
+    def ptr(self) -> int:
+        return id(self)
 
     def record(self, stream: Stream | None = None) -> None:
         stream = stream or get_current_stream()
         self.place = stream, stream.issued
+        self.known = [*stream.seen.items(), (stream.uid, stream.issued)]
+        if self.shared:
+            self.shared.record(stream)
 
     @property
     def done(self) -> bool:
@@ -116,6 +154,9 @@ class Event:
         stream.reach(number)
 
 
+streams: "weakref.WeakValueDictionary[int, Stream]" = weakref.WeakValueDictionary()
+events: "weakref.WeakValueDictionary[int, Event]" = weakref.WeakValueDictionary()
+_numbers = itertools.count(1)
 Stream.null = Stream(null=True)
 _lock = threading.RLock()  # ranks may be threads
 _state = threading.local()
