@@ -105,6 +105,7 @@ class RunOptions(DiagnosticOptions, CheckpointOptions, NumberOptions, FailureOpt
         check(self)
         FailureOptions.__post_init__(self)
         combinations.check_skip_damaged(self)
+        DeviceOptions.__post_init__(self)
         if self.reproducible is not None:
             combinations.check_reproducible(self)
 
@@ -119,7 +120,7 @@ GROUPS = {
     "numbers gone bad": tuple(f.name for f in fields(NumberOptions)),
     "when a rank is lost": tuple(f.name for f in fields(FailureOptions)),
     "diagnostics": tuple(f.name for f in fields(DiagnosticOptions)),
-    "machine": ("device", "threads", "blas", "timeout", "check_collectives"),
+    "machine": ("device", "device_mpi", "threads", "blas", "timeout", "check_collectives"),
 }  # fmt: skip
 
 MAY_CHANGE = {

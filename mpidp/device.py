@@ -9,12 +9,15 @@ import numpy as np
 
 from mpidp.arithmetic import BFLOAT16, FLOAT16, NUMPY, TF32
 from mpidp.comm import Communicator
-from mpidp.comm.staging import Pool, StagedCommunicator
+from mpidp.comm.direct import DirectCommunicator, promised, why_not
+from mpidp.comm.staging import StagedCommunicator
+from mpidp.comm.world import SharedError
 from mpidp.errors import RunError, UserError
 from mpidp.nn.kernels.products import Products
 from mpidp.options import option
 
 CPU, CUDA = "cpu", "cuda"
+AUTO, DIRECT, STAGED = "auto", "direct", "staged"
 USABLE = 0.95
 """Share of a device's free memory that the ranks on it divide: libraries and contexts want the rest."""
 NEEDED = {FLOAT16: 70, BFLOAT16: 80, TF32: 80}
@@ -26,6 +29,18 @@ class DeviceOptions:
     device: str = option(
         CPU, "where the model lives and is trained: the host's memory, or a GPU by CuPy", choices=(CPU, CUDA)
     )
+    device_mpi: str = option(
+        AUTO,
+        f"how messages leave a GPU: read there by MPI, or staged through the host's memory; {AUTO} tries whether MPI "
+        "can where it says so",
+        choices=(AUTO, DIRECT, STAGED),
+    )
+
+    def __post_init__(self) -> None:
+        if self.device == CPU and self.device_mpi != AUTO:
+            raise UserError(
+                f"--device-mpi {self.device_mpi} is about messages from GPUs: leave it out, or choose --device {CUDA}"
+            )
 
 
 @dataclass
@@ -38,9 +53,25 @@ class Device:
     dtype: str = "float32"  # as --dtype says
     planned: float = 0.0  # bytes of it that are spoken for
 
-    def communicator(self, comm: Communicator) -> Communicator:
-        """`comm` for arrays that lie here."""
-        return comm if self.xp is np else StagedCommunicator(comm, self.xp, Pool(self.xp))
+    def communicator(self, comm: Communicator, way: str = AUTO) -> Communicator:
+        """`comm` for arrays that lie here, whose messages leave by this way (`--device-mpi`).
+
+        All ranks call it together. Raises SharedError where MPI is to read GPU memory and cannot.
+        """
+        if self.xp is np:
+            return comm
+        reason = None
+        if way != STAGED and comm.size > 1:
+            reason = comm.bcast(why_not_direct(way) if comm.rank == 0 else None)
+        if reason == "":
+            return DirectCommunicator(comm, self.xp)
+        if reason and way == DIRECT:
+            raise SharedError(
+                f"--device-mpi {DIRECT}: MPI ({comm.library}) does not read GPU memory: {reason}; choose {STAGED}"
+            )
+        staged = StagedCommunicator(comm, self.xp)
+        staged.way += f" (MPI says that it reads GPU memory, but {reason})" if reason else ""
+        return staged
 
     def require(self, amount: float, what: str, cure: str) -> None:
         """Plan to take so many bytes more there. Raises UserError where they are not free."""
@@ -59,6 +90,11 @@ class Device:
 
         operands = self.dtype if self.dtype in (BFLOAT16, FLOAT16) else None
         return CublasProducts(self.xp, self.about, operands, tf32=self.dtype == TF32)
+
+
+def why_not_direct(way: str) -> str | None:
+    """Why MPI does not read GPU memory, tried; "" where it does; None where it is not said to, and not asked to."""
+    return why_not() if way == DIRECT or promised() else None
 
 
 def opened(device: str, blas: str, dtype: str, comm: Communicator) -> Device:

@@ -279,6 +279,7 @@ class Progress:
             "messages_sent": list(messages),
             "bytes_sent": list(sent),
             "shared_bytes": [read for read, _ in shared],
+            "device_messages": strategy.comm.mode,
             "staged_bytes": [copied for _, copied in shared] if run.device != "cpu" else None,
             **by_rank(seconds, communication, waiting, strategy.workers),
             "params_sha256": hashes[0],

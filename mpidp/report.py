@@ -214,9 +214,8 @@ def summary_rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
         sent += f"; {span(facts['shared_bytes'])} bytes through {where}"
     rows.append(("sent by a rank", sent))
     if "staged_bytes" in facts:
-        rows.append(
-            ("through the host", f"{span(facts['staged_bytes'])} bytes copied by a rank, page-locked")
-        )
+        way = "MPI reads GPU memory" if facts.get("device_messages") == "direct" else "messages are staged"
+        rows.append(("through the host", f"{span(facts['staged_bytes'])} bytes copied by a rank; {way}"))
     if "staleness" in facts:
         rows.append(("staleness of gradients", shares(facts["staleness"], facts["staleness_mean"])))
     if "dropped_gradients" in facts:

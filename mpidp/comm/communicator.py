@@ -58,7 +58,8 @@ class Communicator(Waiting, Objects, Memory):
     spin = SHORT_SPIN
     library = ""  # whose messages these are: name and version
     xp: Any = np  # the array module in whose memory the vectors lie that are sent
-    about = ""  # how they leave that memory, where it is not the host's
+    mode: str | None = None  # how they leave that memory, where it is not the host's: in a word
+    about = ""  # and as a run speaks of it
 
     def __init__(self, rank: int, size: int, timeout: float = 600.0):
         self.rank = rank

@@ -17,7 +17,7 @@ class DeviceCommunicator(Communicator):
     Memory is shared on the device (`comm/peers.py`), where its driver lets ranks do so.
     """
 
-    way = ""  # in which messages leave the device
+    mode, way = "", ""  # in which messages leave the device: in a word, and as a run speaks of it
 
     def __init__(self, inner: Communicator, xp: Any):
         self.inner, self.xp = inner, xp

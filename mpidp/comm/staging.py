@@ -63,8 +63,8 @@ class Pool:
         array.get(stream=self.copies, out=copy, blocking=False)
         return self.copies.record(), piece, copy
 
-    def send_copied(self) -> None:
-        """Send what is copied by now, in the order in which it was given."""
+    def start_due(self) -> None:
+        """Start what the device has done with by now, in the order in which it was given."""
         while self.leaving and self.leaving[0].event.done:
             self.leaving.popleft().start()
 
@@ -84,14 +84,15 @@ class StagedCommunicator(DeviceCommunicator):
     A long message travels in pieces, so that one is copied while another is sent; it is counted as one.
     """
 
+    mode = "staged"
     way = "messages staged through page-locked host memory"
 
     def __init__(self, inner: Communicator, xp: Any, pool: Pool | None = None):
         super().__init__(inner, xp)
         self.pool = pool or Pool(xp)
         self.chores = inner.chores
-        if self.pool.send_copied not in self.chores:  # whoever receives it must not wait until we wait for that
-            self.chores.append(self.pool.send_copied)
+        if self.pool.start_due not in self.chores:  # whoever receives it must not wait until we wait for that
+            self.chores.append(self.pool.start_due)
 
     def Isend(self, buffer: Array, dest: int, tag: int = 0) -> Pending:
         parts = pieces(buffer)
@@ -122,8 +123,8 @@ class StagedCommunicator(DeviceCommunicator):
         return followed(start(copy), lambda: self.pool.to_device(piece, copy, buffer))
 
     def Test(self, *pending: Pending) -> bool:
-        """As ever; and whatever is copied by now is sent, in the order in which it was given, whoever is asked for."""
-        self.pool.send_copied()
+        """As ever; and whatever the device has done with is started, in the order of calls, whoever is asked for."""
+        self.pool.start_due()
         return super().Test(*pending)
 
     # The library's collectives, each on a copy of the whole buffer
@@ -177,24 +178,34 @@ class StagedCommunicator(DeviceCommunicator):
         return StagedCommunicator(inner, self.xp, self.pool)
 
 
-class Sending:
-    """A device array on its way: to the host, then as a message."""
+class Later:
+    """An operation that is started when the device has come to `event`, after those that were given before it."""
 
-    def __init__(self, comm: StagedCommunicator, buffer: Array, send: Callable[[np.ndarray], Pending]):
-        self.comm, self.send = comm, send
-        self.event, self.piece, self.copy = comm.pool.to_host(buffer)
+    def __init__(self, comm: StagedCommunicator, event: Any, begin: Callable[[], Pending]):
+        self.comm, self.event, self.begin = comm, event, begin
         self.message: Pending | None = None
-        comm.traffic.staged_bytes += buffer.nbytes
         comm.pool.leaving.append(self)
 
     def start(self) -> None:
-        self.message = self.send(self.copy)
+        self.message = self.begin()
 
     def test(self) -> bool:
-        if self.message is None or not self.comm.inner.Test(self.message):
-            return False
-        self.comm.pool.give(self.piece)
-        return True
+        return self.message is not None and self.comm.inner.Test(self.message)
+
+
+class Sending(Later):
+    """A device array on its way: to the host, then as a message."""
+
+    def __init__(self, comm: StagedCommunicator, buffer: Array, send: Callable[[np.ndarray], Pending]):
+        event, self.piece, copy = comm.pool.to_host(buffer)
+        super().__init__(comm, event, lambda: send(copy))
+        comm.traffic.staged_bytes += buffer.nbytes
+
+    def test(self) -> bool:
+        done = super().test()
+        if done:
+            self.comm.pool.give(self.piece)
+        return done
 
 
 class StagedWindow(Window):

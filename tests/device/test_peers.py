@@ -58,3 +58,39 @@ def test_the_route_is_refused_where_gpus_share_nothing(tmp_path):
         "do not reach each other's GPU memory: rank 0 cannot share events (cudaErrorNotSupported"
         in done.stderr
     )
+
+
+def test_mpi_reads_gpu_memory_where_it_can(tmp_path):
+    """It is tried in a run of its own; here a device's addresses are the host's, which any MPI reads."""
+    found = {}
+    for way in ("direct", "staged"):
+        options = ["--device-mpi", way, "--collective", "ring", "--run-dir", tmp_path / way]
+        done = run_ranks(2, [*RUN, *options], env=STAND_IN).check()
+        found[way] = json.loads((tmp_path / way / "summary.json").read_text()), done.stdout
+    (direct, said), (staged, _) = found["direct"], found["staged"]
+    assert "messages read and written by MPI in GPU memory" in said
+    assert (
+        direct["device_messages"] == "direct"
+        and not any(direct["staged_bytes"])
+        and all(staged["staged_bytes"])
+    )
+    assert direct["params_sha256"] == staged["params_sha256"]
+
+
+def test_mpi_is_not_asked_to_read_gpu_memory_that_it_cannot(tmp_path):
+    """The trial ends with a crash, and not the run: it says so, and stages; where it was told to read, it is refused."""
+    env = STAND_IN | {"MPIDP_STAND_IN_DIRECT": "crash", "MPIR_CVAR_ENABLE_GPU": "1"}
+    done = run_ranks(2, [*RUN, "--run-dir", tmp_path / "auto"], env=env).check()
+    said = " ".join(done.stdout.split())
+    assert (
+        "staged through page-locked host memory (MPI says that it reads GPU memory, but a trial of 2 rank"
+        in said
+    )
+    done = run_ranks(2, [*RUN, "--run-dir", tmp_path / "run", "--device-mpi", "direct"], env=env)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "does not read GPU memory: a trial of 2 rank(s) ended with code" in " ".join(done.stderr.split())
+
+
+def test_the_option_means_nothing_on_the_host(tmp_path):
+    done = run_alone(["-m", "mpidp.train", "--device-mpi", "staged", "--run-dir", str(tmp_path / "run")])
+    assert done.returncode == 2 and "--device-mpi staged is about messages from GPUs" in done.stderr
