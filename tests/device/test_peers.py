@@ -78,7 +78,7 @@ def test_mpi_reads_gpu_memory_where_it_can(tmp_path):
 
 
 def test_mpi_is_not_asked_to_read_gpu_memory_that_it_cannot(tmp_path):
-    """The trial ends with a crash, and not the run: it says so, and stages; where it was told to read, it is refused."""
+    """The trial ends with a crash, and not the run: it says so, and stages; told to read, it is refused."""
     env = STAND_IN | {"MPIDP_STAND_IN_DIRECT": "crash", "MPIR_CVAR_ENABLE_GPU": "1"}
     done = run_ranks(2, [*RUN, "--run-dir", tmp_path / "auto"], env=env).check()
     said = " ".join(done.stdout.split())

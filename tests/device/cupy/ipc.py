@@ -228,5 +228,9 @@ class Ipc:
             streams[stream].wait_event(events[event])
 
     @staticmethod
+    def deviceGetPCIBusId(device):
+        return f"0000:{device:02x}:00.0"
+
+    @staticmethod
     def deviceEnablePeerAccess(device):
         raise CUDARuntimeError(101, "cudaErrorInvalidDevice: invalid device ordinal")
