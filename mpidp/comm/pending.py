@@ -28,7 +28,7 @@ class Pending:
 
 
 class Unfinished:
-    """Operations that nobody waits for any more, with their memory: a strategy was given up in the middle of a sum, say.
+    """Operations that nobody waits for any more, with their memory: their strategy was given up in a sum, say.
 
     MPI will write into it all the same when the message comes: until then nobody else may have it.
     """
