@@ -9,7 +9,7 @@ import numpy as np
 from mpidp.arrays import Array
 from mpidp.comm.memory import Memory
 from mpidp.comm.objects import Objects
-from mpidp.comm.pending import Pending
+from mpidp.comm.pending import Pending, Unfinished
 from mpidp.comm.stop import Stop
 from mpidp.comm.waiting import SHORT_SPIN, Waiting
 
@@ -78,6 +78,7 @@ class Communicator(Waiting, Objects, Memory):
         self.control: Control | None = (
             None  # where ranks are processes: of the whole job, in all its communicators
         )
+        self.unfinished: Unfinished | None = None  # as `control`
 
     # Verbs on buffers
 
@@ -90,12 +91,13 @@ class Communicator(Waiting, Objects, Memory):
         self.traffic.messages += len(parts)
         self.traffic.bytes += buffer.nbytes
         tests = [self._isend(part, dest, tag) for part in parts]
-        return Pending(tests, "rank {} to take a message of {} bytes", dest, buffer.nbytes)
+        what = "rank {} to take a message of {} bytes"
+        return Pending(tests, what, dest, buffer.nbytes, self.unfinished)
 
     def Irecv(self, buffer: Array, source: int, tag: int = 0) -> Pending:
         """Start to receive exactly `buffer.nbytes` bytes from rank `source` into `buffer`."""
         tests = [self._irecv(part, source, tag) for part in pieces(buffer)]
-        return Pending(tests, "a message from rank {} of {} bytes", source, buffer.nbytes)
+        return Pending(tests, "a message from rank {} of {} bytes", source, buffer.nbytes, self.unfinished)
 
     def Send(self, buffer: Array, dest: int, tag: int = 0) -> None:
         self.Wait(self.Isend(buffer, dest, tag))
@@ -131,20 +133,22 @@ class Communicator(Waiting, Objects, Memory):
         """
         self.traffic.messages += 1
         self.traffic.bytes += buffer.nbytes
-        return Pending([self._iallreduce(buffer)], "the MPI library's all-reduce")
+        test = self._iallreduce(buffer)
+        return Pending([test], "the MPI library's all-reduce", unfinished=self.unfinished)
 
     def Ireduce_scatter(self, buffer: Array, receive: Array, counts: Sequence[int]) -> Pending:
         """Start receive ← Σ over ranks of our part of buffer (rank r's has counts[r] elements), by the MPI library."""
         self.traffic.messages += 1
         self.traffic.bytes += buffer.nbytes
         test = self._ireduce_scatter(buffer, receive, counts)
-        return Pending([test], "the MPI library's reduce-scatter")
+        return Pending([test], "the MPI library's reduce-scatter", unfinished=self.unfinished)
 
     def Iallgather(self, buffer: Array, counts: Sequence[int]) -> Pending:
         """Start: every part of buffer ← that part as the rank that owns it has it, by the MPI library."""
         self.traffic.messages += 1
         self.traffic.bytes += counts[self.rank] * buffer.itemsize
-        return Pending([self._iallgather(buffer, counts)], "the MPI library's all-gather")
+        test = self._iallgather(buffer, counts)
+        return Pending([test], "the MPI library's all-gather", unfinished=self.unfinished)
 
     # Which ranks could share memory. The first call of each is made by all ranks together.
 
@@ -173,6 +177,9 @@ class Communicator(Waiting, Objects, Memory):
         split = self._split(color, key)
         split.timeout, split.spin = self.timeout, self.spin
         split.control, split.stop, split.chores = self.control, self.stop, self.chores
+        split.unfinished = self.unfinished
+        if self.unfinished is not None:
+            self.unfinished.let_go()
         return split
 
     def at(self, step: int | None = None, phase: str | None = None) -> None:

@@ -93,24 +93,24 @@ class Window:
     def Accumulate(self, buffer: Array, target: int) -> Pending:
         """Start target's vector += buffer, of its length and type, which must stay as it is until `Wait`."""
         self._count(buffer, target)
-        return Pending(
-            [self._accumulate(buffer, target)], "rank {}'s window to take {} bytes", target, buffer.nbytes
-        )
+        return self._pending(self._accumulate(buffer, target), target, buffer.nbytes)
 
     def Put(self, buffer: Array, target: int) -> Pending:
         """Start target's vector ← buffer, in the same way."""
         self._count(buffer, target)
-        return Pending(
-            [self._put(buffer, target)], "rank {}'s window to take {} bytes", target, buffer.nbytes
-        )
+        return self._pending(self._put(buffer, target), target, buffer.nbytes)
 
     def Get(self, buffer: Array, target: int) -> Pending:
         """Start buffer ← target's vector, of its length and type."""
         self._count(buffer, target)
-        return Pending([self._get(buffer, target)], "{} bytes of rank {}'s window", buffer.nbytes, target)
+        return self._pending(self._get(buffer, target), target, buffer.nbytes)
 
     def Progress(self) -> None:
         """Let the library do what others want of our vector: for ranks that compute, to be called now and then."""
+
+    def _pending(self, test: Callable[[], bool], target: int, nbytes: int) -> Pending:
+        what = "rank {}'s window to take or give {} bytes"
+        return Pending([test], what, target, nbytes, self.comm.unfinished)
 
     def _count(self, buffer: Array, target: int) -> None:
         """An operation on another rank's vector counts as a message."""

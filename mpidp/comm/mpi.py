@@ -12,7 +12,7 @@ from mpi4py import MPI
 from mpidp.comm.calls import blocking
 from mpidp.comm.communicator import Communicator
 from mpidp.comm.memory import Window
-from mpidp.comm.pending import Pending
+from mpidp.comm.pending import Pending, Unfinished
 from mpidp.errors import UserError
 
 T = TypeVar("T")
@@ -38,6 +38,7 @@ class MPICommunicator(Communicator):
     def __init__(self, comm: MPI.Comm):
         super().__init__(comm.rank, comm.size)
         self.comm = comm
+        self.unfinished = Unfinished()
         self._held: list[MPI.Win] = []
         self._windows: list[MPIWindow] = []
         self._flags: list[memoryview] = []  # in shared memory, of each rank: fences that it has arrived at

@@ -4,6 +4,7 @@ The world of P ranks is cut in two in every way: of 7, into 7, 6 + 1, 5 + 2 and 
 same time, and each runs what is for its size.
 """
 
+import gc
 import os
 from collections.abc import Callable
 
@@ -27,7 +28,7 @@ from tests.routes import (
     check_waiting_for_any,
     check_window,
 )  # fmt: skip
-from tests.runs import CASES, rank_counts
+from tests.runs import CASES, LONG, Run, rank_counts, same_everywhere
 
 pytestmark = pytest.mark.mpi
 
@@ -108,6 +109,51 @@ def test_routes(on_each, route):
     for length in (0, 5, 1001, 300_000):
         on_each(check_route, route, length, np.float32)
     on_each(check_route, route, 1001, np.float64)
+
+
+def test_memory_of_a_receive_that_is_dropped_is_nobody_else_s(on_each):
+    """What comes late goes where it was asked to go, which must not be given to others meanwhile."""
+    on_each(drops_a_receive)
+
+
+def drops_a_receive(comm, n=3000):
+    right, left = (comm.rank + 1) % comm.size, (comm.rank - 1) % comm.size
+    before = len(comm.unfinished.kept)
+    dropped = comm.Irecv(np.zeros(n), left, 9)
+    del dropped
+    others = [np.full(n, 7.0) for _ in range(50)]
+    comm.Barrier()
+    comm.Wait(
+        comm.Isend(np.ones(n), right, 9), comm.Irecv(np.empty(1), left, 10), comm.Isend(np.ones(1), right, 10)
+    )
+    assert len(comm.unfinished.kept) == before + 1 and all((other == 7).all() for other in others)
+    comm.Dup()
+    assert len(comm.unfinished.kept) == before
+
+
+def test_a_strategy_may_be_dropped_in_the_middle_of_a_sum(on_each):
+    """Streaming DiLoCo during its delay; its messages, which other ranks still send, do no harm."""
+    on_each(drops_a_strategy, sizes=(2, 3, 4))
+
+
+def drops_a_strategy(comm):
+    how = {"period": 4, "fragments": 1, "delay": 3}
+    run = Run(comm, "streaming", how, hidden=LONG)
+    if comm.rank > 0:
+        comm.Recv(
+            np.empty(1), comm.rank - 1
+        )  # so that rank 0 waits for the others' messages when it drops the sum
+    run.steps(5)
+    assert run.strategy.under_way is not None
+    size = run.model.size
+    del run
+    gc.collect()
+    others = [np.full(size // parts, 7.0) for parts in (1, 2, 3, 4, 5) for _ in range(10)]
+    if comm.rank + 1 < comm.size:
+        comm.Send(np.empty(1), comm.rank + 1)
+    comm.Barrier()
+    equal = Run(comm, "streaming", how, hidden=LONG).steps(9).merged()
+    assert same_everywhere(comm, equal) and all((other == 7).all() for other in others)
 
 
 def test_broadcast(on_each):
