@@ -97,18 +97,12 @@ def add_own_chunk(comm: Communicator, parts: list[Array], receivers: list[Array]
 
 
 def add(comm: Communicator, parts: list[Array], ours: int, chunk: slice, receivers: list[Array]) -> None:
-    """parts[ours][chunk] ← its sum over `parts`, copied to `receivers`.
-
-    On the host in the order ours, ours + 1, ..., ours - 1; on a GPU in rank order, in one pass.
-    """
-    vector = parts[ours]
-    comm.traffic.shared_bytes += (
-        (chunk.stop - chunk.start) * vector.itemsize * (len(parts) - 1 + len(receivers))
-    )
+    """parts[ours][chunk] ← its sum over `parts` in the order ours, ours + 1, ..., ours - 1, copied to `receivers`."""
+    vector, peers = parts[ours], [*parts[ours + 1 :], *parts[:ours]]
+    comm.traffic.shared_bytes += (chunk.stop - chunk.start) * vector.itemsize * (len(peers) + len(receivers))
     if comm.xp is not np:
-        on_gpu([part[chunk] for part in parts], [each[chunk] for each in (vector, *receivers)])
+        on_gpu([each[chunk] for each in (vector, *peers)], [each[chunk] for each in (vector, *receivers)])
         return
-    peers = [*parts[ours + 1 :], *parts[:ours]]
     for block in blocks(chunk.start, chunk.stop):
         total = vector[block]
         for peer in peers:

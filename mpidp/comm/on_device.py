@@ -7,7 +7,7 @@ import numpy as np
 
 from mpidp.arrays import Array, zeros
 from mpidp.comm.communicator import Communicator, Traffic
-from mpidp.comm.peers import Peers, Unreachable
+from mpidp.comm.peers import Peers, Unreachable, told
 from mpidp.comm.pending import Pending
 
 
@@ -52,7 +52,7 @@ class DeviceCommunicator(Communicator):
         if self.unreachable is None:
             own = self.local()
             reason = trial(own.inner, self.xp) if own.size > 1 else ""
-            self.unreachable = next(filter(None, self.inner.allgather(reason)), "")
+            self.unreachable = next(filter(None, told(self.inner, reason)), "")
         return self.unreachable or None
 
     def _share(self, n: int, dtype: np.dtype) -> list[Array]:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from mpidp.arrays import Array
-from mpidp.comm.communicator import Communicator
+from mpidp.comm.communicator import Communicator, Traffic
 from mpidp.errors import RunError
 
 HERE: "weakref.WeakValueDictionary[str, Peers]" = weakref.WeakValueDictionary()
@@ -31,6 +31,15 @@ ALREADY_ENABLED = 704  # cudaErrorPeerAccessAlreadyEnabled
 
 class Unreachable(RunError):
     """A GPU does not let its memory be reached, or reach another's: raised on all ranks alike."""
+
+
+def told(comm: Communicator, value: Any) -> list[Any]:
+    """The JSON-able `value` of every rank; no messages of the run's, and so not counted."""
+    counted, comm.traffic = comm.traffic, Traffic()
+    try:
+        return comm.allgather(value)
+    finally:
+        comm.traffic = counted
 
 
 class Peers:
@@ -48,7 +57,7 @@ class Peers:
         comm.Allocate_shared(1, np.uint8)  # the host's own flags, by which ranks meet at a fence
         self.name = uuid.uuid4().hex  # numbers of processes repeat, where each has a container of its own
         HERE[self.name] = self
-        self.places: list[tuple[str, int]] = comm.allgather([self.name, self.number])
+        self.places: list[tuple[str, int]] = told(comm, [self.name, self.number])
         self.kin = [
             HERE.get(name) for name, _ in self.places
         ]  # of each rank that is a thread of this process
@@ -72,7 +81,7 @@ class Peers:
             said = [body(), None]
         except self.runtime.CUDARuntimeError as error:
             said = [None, str(error)]
-        everyone = self.comm.allgather(said)
+        everyone = told(self.comm, said)
         for rank, (_, error) in enumerate(everyone):
             if error is not None:
                 raise Unreachable(f"rank {rank} cannot {what} ({error})")

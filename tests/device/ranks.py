@@ -12,8 +12,8 @@ import cupy
 import numpy as np
 
 from mpidp.arrays import to_host
-from mpidp.collectives import COLLECTIVES
-from mpidp.collectives.wire import plain_bytes
+from mpidp.collectives import COLLECTIVES, shared
+from mpidp.collectives.wire import chunk, plain_bytes
 from mpidp.comm import run_ranks, staging
 from mpidp.comm.staging import StagedCommunicator
 from mpidp.comm.world import guarded
@@ -27,11 +27,15 @@ def numbers(rank, n, dtype):
     return np.random.default_rng([rank, n]).normal(size=n).astype(dtype)
 
 
-def total(comm, n, dtype):
-    """The sum in rank order, of which every rank is to have the same bits."""
-    found = numbers(0, n, dtype)
-    for rank in range(1, comm.size):
-        found = found + numbers(rank, n, dtype)
+def total(comm, n, dtype, name="shared"):
+    """The sum, of which every rank is to have the bits that it has on the host: of chunk r from rank r on."""
+    found, ranks = np.empty(n, dtype), range(comm.size)
+    everyone = [numbers(rank, n, dtype) for rank in ranks]
+    for first in ranks:
+        order = (
+            ranks if name == "shared" and n * comm.size <= shared.SHORT else [*ranks[first:], *ranks[:first]]
+        )
+        found[chunk(n, comm.size, first)] = sum(everyone[rank][chunk(n, comm.size, first)] for rank in order)
     return found
 
 
@@ -51,7 +55,7 @@ def routes(comm):
                     sent = comm.traffic - before
                     cost = route.cost(n, comm.hosts(), comm.rank, plain_bytes(dtype))
                     assert (sent.messages, sent.bytes, sent.staged_bytes) == (*cost, 0)
-                    assert (to_host(buffer) == total(comm, n, dtype)).all()
+                    assert (to_host(buffer) == total(comm, n, dtype, name)).all()
                     comm.Barrier()
         comm.Free_shared()
 
@@ -70,7 +74,7 @@ def halves(comm):
             route.all_gather(comm, params)
             expected = 4 * (mine.stop - mine.start) * (comm.size - 1) * 2
             assert (comm.traffic - before).shared_bytes == expected
-            assert (to_host(params) == total(comm, n, F4) * turn).all()
+            assert (to_host(params) == total(comm, n, F4, "halves") * turn).all()
             comm.Barrier()
     comm.Free_shared()
 

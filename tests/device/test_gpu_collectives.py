@@ -1,4 +1,4 @@
-"""The benchmark of sums on GPUs, on the stand-in for CuPy: that it checks, counts and writes; its times mean nothing."""
+"""The benchmark of sums on GPUs, on the stand-in for CuPy: that it checks and writes; its times mean nothing."""
 
 import json
 

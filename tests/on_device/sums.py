@@ -53,13 +53,12 @@ def test_every_route_sums(cupy, name, ranks):
             assert (sent.staged_bytes > 0) == (xp is cupy and sent.bytes > 0)
             found.append(to_host(buffer).copy())
         if route.reduce_scatter is not None:
-            mine = route.part(n, ranks, comm.rank)
+            mine, whole = route.part(n, ranks, comm.rank), route.allocate_common(comm, n, np.dtype(dtype))
             route.reduce_scatter(comm, buffer, scratch)
-            kept = buffer[mine].copy()
-            buffer[...] = -1
-            buffer[mine] = kept
-            route.all_gather(comm, buffer)
-            found.append(to_host(buffer))
+            whole[mine] = buffer[mine]
+            route.all_gather(comm, whole)
+            found.append(to_host(whole))
+            comm.Barrier()
         return np.concatenate(found)
 
     for n in (0, 1, 3, 1001):

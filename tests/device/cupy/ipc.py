@@ -161,7 +161,7 @@ class SharedEvent:
         self.ptr = id(self)
 
     def record(self, stream: Stream) -> None:
-        known = [*stream.seen.items(), (stream.uid, stream.issued)][-EVENTS:]
+        known = [*stream.seen.copy().items(), (stream.uid, stream.issued)][-EVENTS:]
         struct.pack_into("Q", self.mapping.map, 0, len(known))
         for i, pair in enumerate(known):
             struct.pack_into("2Q", self.mapping.map, 8 + 16 * i, *pair)

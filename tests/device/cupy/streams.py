@@ -139,7 +139,7 @@ class Event:
     def record(self, stream: Stream | None = None) -> None:
         stream = stream or get_current_stream()
         self.place = stream, stream.issued
-        self.known = [*stream.seen.items(), (stream.uid, stream.issued)]
+        self.known = [*stream.seen.copy().items(), (stream.uid, stream.issued)]
         if self.shared:
             self.shared.record(stream)
 
