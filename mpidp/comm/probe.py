@@ -68,13 +68,14 @@ def initialise() -> tuple[int, int]:
 
 
 def gpu_aware(path: str) -> bool | None:
-    """What the library at `path` says about arrays in device memory; None where it cannot be asked.
+    """What the library at `path` says about arrays in device memory; None where it cannot be asked, or is not started.
 
-    Only after `initialise`: MPICH ends the process that asks earlier.
+    MPICH ends a process that asks too early, as one does whose ranks are threads.
     """
     with contextlib.suppress(OSError, AttributeError):
-        query = ctypes.CDLL(path).MPIX_Query_cuda_support if path else None
-        return None if query is None else bool(query())
+        mpi, started = ctypes.CDLL(path), ctypes.c_int()
+        mpi.MPI_Initialized(ctypes.byref(started))
+        return bool(mpi.MPIX_Query_cuda_support()) if started.value else None
     return None
 
 

@@ -168,7 +168,11 @@ class RawKernel:
 
 def used(code: str, name: str, arguments) -> tuple[list, list]:
     """Of a kernel's arguments, those that it may write to, and those that it declares to be constant."""
-    declared = re.search(rf"\bvoid\s+(?:__launch_bounds__\([^)]*\)\s*)?{name}\s*\(([^)]*)\)", code).group(1).split(",")
+    declared = (
+        re.search(rf"\bvoid\s+(?:__launch_bounds__\([^)]*\)\s*)?{name}\s*\(([^)]*)\)", code)
+        .group(1)
+        .split(",")
+    )
     constant = ["const" in one.split("*")[0].split() for one in declared]
     reads = [a for a, reads in zip(arguments, constant, strict=True) if reads]
     return [a for a, reads in zip(arguments, constant, strict=True) if not reads], reads
