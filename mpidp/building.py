@@ -172,7 +172,7 @@ def build(config: Config, comm: Communicator, resumed: Resumed | None = None) ->
     steps = run.steps or run.epochs * split.steps_per_epoch
     if resumed:
         require_the_rest(resumed, steps, data)
-    sync = place.communicator(comm.Dup(), run.device_mpi)
+    sync = place.communicator(comm, run.device_mpi)
     by_route = strategy_type.by_route(config.sync)
     route = choose_route(config, sync, model.size, dtype, resumed) if by_route else None
     together(comm, lambda: require_memory(model, strategy_type, config, comm, place, route))

@@ -53,22 +53,22 @@ class Device:
     planned: float = 0.0  # bytes of it that are spoken for
 
     def communicator(self, comm: Communicator, way: str = AUTO) -> Communicator:
-        """`comm` for arrays that lie here, whose messages leave by this way (`--device-mpi`).
+        """A communicator of these ranks for arrays that lie here, whose messages leave by this way (`--device-mpi`).
 
         All ranks call it together. Raises SharedError where MPI is to read GPU memory and cannot.
         """
         if self.xp is np:
-            return comm
+            return comm.Dup()
         reason = None
         if way != STAGED and comm.size > 1:
             reason = comm.bcast(why_not_direct(way) if comm.rank == 0 else None)
         if reason == "":
-            return DirectCommunicator(comm, self.xp)
+            return DirectCommunicator(comm.Dup(), self.xp)
         if reason and way == DIRECT:
             raise SharedError(
                 f"--device-mpi {DIRECT}: MPI ({comm.library}) does not read GPU memory: {reason}; choose {STAGED}"
             )
-        staged = StagedCommunicator(comm, self.xp)
+        staged = StagedCommunicator(comm.Dup(), self.xp)
         staged.way += f" (MPI says that it reads GPU memory, but {reason})" if reason else ""
         return staged
 

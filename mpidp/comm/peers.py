@@ -51,6 +51,7 @@ class Peers:
     def __init__(self, comm: Communicator, xp: Any):
         self.comm, self.xp, self.runtime = comm, xp, xp.cuda.runtime
         self.number = xp.cuda.Device().id
+        self.of_the_limit = 0  # bytes by which the pool's limit has come down for it
         self.memory: list[Any] = []  # ours, which lives as long as any rank of this process may look at it
         self.opened: list[int] = []  # addresses at which memory of other processes is
         self.fences = 0
@@ -137,13 +138,12 @@ class Peers:
     def take(self, nbytes: int) -> int:
         """Where memory of its own begins: not of CuPy's pool, whose limit comes down by as much."""
         self.memory.append(self.xp.cuda.Memory(-(-nbytes // BLOCK) * BLOCK))
-        self.limit_pool(-self.memory[-1].size)
-        return self.memory[-1].ptr
-
-    def limit_pool(self, change: int) -> None:
         pool = self.xp.get_default_memory_pool()
         if limit := pool.get_limit():
-            pool.set_limit(size=max(limit + change, 1))
+            size = min(self.memory[-1].size, limit - 1)  # a limit of 0 would be none
+            pool.set_limit(size=limit - size)
+            self.of_the_limit += size
+        return self.memory[-1].ptr
 
     def close(self) -> None:
         """Close what is open of others, which then may free it; no rank touches it any more."""
@@ -153,8 +153,10 @@ class Peers:
         for event in self.events_opened:
             self.runtime.eventDestroy(event)
         self.comm.Barrier()
-        self.limit_pool(sum(memory.size for memory in self.memory))
-        self.memory, self.kin = [], []
+        if self.of_the_limit:
+            pool = self.xp.get_default_memory_pool()
+            pool.set_limit(size=pool.get_limit() + self.of_the_limit)
+        self.memory, self.kin, self.of_the_limit = [], [], 0
 
     # Fences
 

@@ -21,6 +21,11 @@ class Pending:
     def __str__(self) -> str:
         return self.what.format(self.peer, self.nbytes)
 
+    def take(self) -> list[Callable[[], bool]]:
+        """Its tests, for another to wait for them in its place."""
+        tests, self.tests = self.tests, []
+        return tests
+
     def __del__(self) -> None:
         # No call of MPI: whichever thread collects garbage is here.
         if self.tests and self.unfinished is not None:

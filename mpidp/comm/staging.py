@@ -97,13 +97,14 @@ class StagedCommunicator(DeviceCommunicator):
     def Isend(self, buffer: Array, dest: int, tag: int = 0) -> Pending:
         parts = pieces(buffer)
         if isinstance(buffer, np.ndarray):
-            tests = [test for part in parts for test in self.inner.Isend(part, dest, tag).tests]
+            tests = [test for part in parts for test in self.inner.Isend(part, dest, tag).take()]
         else:
             tests = [
                 Sending(self, part, lambda copy: self.inner.Isend(copy, dest, tag)).test for part in parts
             ]
         self.traffic.messages -= len(parts) - 1
-        return Pending(tests, "rank {} to take a message of {} bytes", dest, buffer.nbytes)
+        what = "rank {} to take a message of {} bytes"
+        return Pending(tests, what, dest, buffer.nbytes, self.inner.unfinished)
 
     def Irecv(self, buffer: Array, source: int, tag: int = 0) -> Pending:
         if isinstance(buffer, np.ndarray):
@@ -113,8 +114,9 @@ class StagedCommunicator(DeviceCommunicator):
             landings = [
                 self.landing(part, lambda copy: receive(copy, source, tag)) for part in pieces(buffer)
             ]
-        tests = [test for landing in landings for test in landing.tests]
-        return Pending(tests, "a message from rank {} of {} bytes", source, buffer.nbytes)
+        tests = [test for landing in landings for test in landing.take()]
+        what = "a message from rank {} of {} bytes"
+        return Pending(tests, what, source, buffer.nbytes, self.inner.unfinished)
 
     def landing(self, buffer: Array, start: Callable[[np.ndarray], Pending]) -> Pending:
         """What `start` receives into host memory, then copied into `buffer`."""

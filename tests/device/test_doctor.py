@@ -53,7 +53,7 @@ def test_little_memory_and_an_old_one(cupy, monkeypatch):
 
 def test_a_driver_that_does_not_work(cupy, monkeypatch):
     def fails():
-        raise cupy.cuda.runtime.CUDARuntimeError("cudaErrorInsufficientDriver: too old")
+        raise cupy.cuda.runtime.CUDARuntimeError(35, "cudaErrorInsufficientDriver: too old")
 
     monkeypatch.setattr(cupy.cuda.runtime, "getDeviceCount", fails)
     ((status, text, mend),) = told()

@@ -27,7 +27,7 @@ def test_no_cupy(tmp_path, monkeypatch):
 def test_cupy_without_a_driver(cupy, tmp_path, monkeypatch):
     def missing():
         raise cupy.cuda.runtime.CUDARuntimeError(
-            "cudaErrorInsufficientDriver: driver version is insufficient"
+            35, "cudaErrorInsufficientDriver: driver version is insufficient"
         )
 
     monkeypatch.setattr(cupy.cuda.runtime, "getDeviceCount", missing)

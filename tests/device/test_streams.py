@@ -135,7 +135,7 @@ def test_what_is_sent_before_it_is_copied_is_garbage(cupy, monkeypatch):
         while pool.leaving:
             pool.leaving.popleft().start()
 
-    monkeypatch.setattr(Pool, "send_copied", send_at_once)
+    monkeypatch.setattr(Pool, "start_due", send_at_once)
     assert not np.isfinite(passed_on(cupy)[1]).any()
 
 

@@ -43,15 +43,16 @@ def test_layer_norm(cupy, dtype, shape):
 @both
 @pytest.mark.parametrize("count", [1, 1000, 20_001])
 def test_gelu(cupy, dtype, count):
+    """What stays for backward is the kernels' own business; the slope is what backward multiplies by."""
     kernels = kernels_for(cupy)
-    (host,), (x,) = drawn(dtype, (count,), spread=3)
+    (host, other), (x, dy) = drawn(dtype, (count,), (count,), spread=3)
     work = kernels.workspace(Arena(cupy, dtype), 1)
-    flat, y, slope = cupy.asarray(host), cupy.empty(count, dtype), cupy.empty(count, dtype)
-    kernels.gelu(flat, y, slope, work)
-    for actual, expected in zip((y, slope), plain.gelu(x), strict=True):
-        same(actual, expected, dtype)
-    kernels.gelu(flat, flat, None, work)  # in place, without the slope
-    assert (flat.get() == y.get()).all()
+    y, slope = plain.gelu(x)
+    flat, kept, d = cupy.asarray(host), cupy.empty(count, dtype), cupy.asarray(other)
+    out = kernels.gelu(flat, None, kept, True, work)
+    same(out, y, dtype)
+    kernels.gelu_backward(d, flat, None, kept, work)
+    same(d, dy * slope, dtype, factor=3)
 
 
 @both
@@ -75,11 +76,11 @@ def test_softmax_cross_entropy(cupy, dtype, shape, spread):
 @pytest.mark.parametrize("places", [1, 300])
 def test_embedding_and_its_gradient(cupy, dtype, places):
     kernels = kernels_for(cupy)
-    host, (dy, _) = drawn(dtype, (places, 6), (40, 6))
+    host, (dy, _, _) = drawn(dtype, (places, 6), (40, 6), (places, 6))
     ids = np.random.default_rng(0).integers(0, 40, places).astype(np.int32)
-    out, grad = cupy.empty((places, 6), dtype), cupy.ones((40, 6), dtype)
-    kernels.embedding(cupy.asarray(ids), cupy.asarray(host[1]), out)
-    assert (out.get() == host[1][ids]).all()
+    out, grad = cupy.empty((1, places, 6), dtype), cupy.ones((40, 6), dtype)
+    kernels.embedding(cupy.asarray(ids), cupy.asarray(host[1]), cupy.asarray(host[2]), out)
+    assert (out.get()[0] == host[1][ids] + host[2]).all()
     kernels.embedding_gradient(cupy.asarray(ids), cupy.asarray(host[0]), grad)
     same(grad, 1 + plain.embedding_gradient(ids, dy, 40), dtype, factor=3)
 
