@@ -75,14 +75,14 @@ def test_memory_is_not_given_away_while_a_stream_works_on_it(cupy, race):
     assert x.__cuda_array_interface__["shape"] == (5,)
 
 
-def passed_on(cupy):
+def passed_on(cupy, times=3):
     """Rank 0 sends rank 1 what its device has just computed, into memory that rank 1's device has just read."""
 
     def body(comm):
         with cupy.cuda.Stream(non_blocking=True):
             comm = StagedCommunicator(comm, cupy, Pool(cupy))
             x = cupy.arange(1001.0)
-            for _ in range(3):
+            for _ in range(times):
                 y = x * 3
                 if comm.rank == 0:
                     x += y
@@ -136,7 +136,7 @@ def test_what_is_sent_before_it_is_copied_is_garbage(cupy, monkeypatch):
             pool.leaving.popleft().start()
 
     monkeypatch.setattr(Pool, "start_due", send_at_once)
-    assert not np.isfinite(passed_on(cupy)[1]).any()
+    assert not np.isfinite(passed_on(cupy, times=1)[1]).any()
 
 
 def test_memory_that_is_used_again_too_early_is_a_race(cupy, race, monkeypatch):
@@ -170,3 +170,16 @@ def test_a_message_leaves_whatever_its_sender_waits_for(cupy):
         return x.get().tolist()
 
     assert run_ranks(2, body) == [[0] * 10] * 2
+
+
+def test_two_streams_may_read_at_a_time_and_none_write(cupy, race):
+    x = cupy.ones(5)
+    first, second = two(cupy)
+    for stream in (first, second):
+        stream.wait_event(cupy.cuda.get_current_stream().record())
+    with first:
+        assert (x + 1).size
+    with second:
+        assert (x + 2).size
+        with pytest.raises(race):
+            x += 1

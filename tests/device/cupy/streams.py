@@ -19,32 +19,31 @@ class Race(Exception):
 
 
 class Memory:
-    """An allocation: which work was done on it last."""
+    """An allocation: which work was done on it last, by whoever wrote to it and by those who have read it since."""
 
     def __init__(self) -> None:
-        self.last: tuple[Stream, int] | None = None
-
-    def ready_for(self, stream: "Stream") -> bool:
-        """Whether work on this stream comes after the last work on this memory."""
-        if self.last is None:
-            return True
-        other, number = self.last
-        return other is stream or number <= max(other.done, stream.seen.get(other.uid, 0))
+        self.uses: dict[
+            int, tuple[Stream, int, bool]
+        ] = {}  # by stream: the last work there, whether it wrote
 
     def used(self, stream: "Stream", writes: bool) -> None:
         """By the work that this stream has just been given. Raises Race."""
-        if not self.ready_for(stream):
-            raise Race(
-                "work on memory that another stream still works on: record an event there, and wait for it"
-            )
-        self.last = stream, stream.issued
+        before = self.uses.pop(stream.uid, None)
+        for other, number, wrote in self.uses.values():
+            if (writes or wrote) and number > max(other.done, stream.seen.get(other.uid, 0)):
+                raise Race(
+                    "work on memory that another stream still works on: record an event there, and wait for it"
+                )
+        if writes:
+            self.uses.clear()
+        self.uses[stream.uid] = stream, stream.issued, writes or (before is not None and before[2])
 
     def part(self, host: np.ndarray) -> "Memory":
         """Of this memory, what this array looks at: all of it counts as one."""
         return self
 
     def ready_for_host(self) -> bool:
-        return self.last is None or self.last[1] <= self.last[0].done
+        return all(number <= stream.done for stream, number, _ in self.uses.values())
 
 
 class Stream:
