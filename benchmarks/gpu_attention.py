@@ -132,7 +132,8 @@ def contest(shape: tuple[int, ...], dtype: str, options: argparse.Namespace) -> 
     for which, times in ((FORWARD, 1.0), (BACKWARD, 2.5)):
         flops = 2 * batch * heads * tokens**2 * depth * times
         counts = {
-            name: enough(lambda n, s=s: seconds(s, which, n)[0], options.seconds) for name, s in sides.items()
+            name: enough(lambda n, s=s, w=which: seconds(s, w, n)[0], options.seconds)
+            for name, s in sides.items()
         }
         for turn in range(options.rounds):
             for name in sorted(sides, reverse=bool(turn % 2)):
