@@ -101,6 +101,7 @@ def merged(strategy: Strategy) -> Iterator[None]:
     if strategy.replicated:
         yield
         return
+    strategy.drain()  # what this sends and takes is of the training, whenever it is waited for
     params = strategy.params
     own, one = params.copy(), params.copy()
     traffic, seconds = strategy.comm.traffic.copy(), strategy.seconds_communication

@@ -205,6 +205,9 @@ class Strategy(Stateful):
         What is due at t whatever the gradients are (an average, a mixing) takes place.
         """
 
+    def drain(self) -> None:
+        """Return when what was started to go on beside the next steps is complete; it is used when it is due."""
+
     def merge(self, out: Array) -> None:
         """out ← the one model, the same bits on every rank. `out` may be `params`; if not, training is not touched."""
         if out is not self.params:

@@ -177,8 +177,7 @@ class Streaming(CountedSteps):
         samples, total = self.samples.item(fragment), self.total.item(fragment)
         return samples / total if total else 1 / self.comm.size
 
-    def finish(self) -> None:
-        """Return when the sum that is under way, if any, is complete."""
+    def drain(self) -> None:
         if self.under_way is None:
             return
         with self.communicating():
@@ -190,7 +189,7 @@ class Streaming(CountedSteps):
 
     def use(self, fragment: int, lr: float) -> None:
         """The outer step of a fragment."""
-        self.finish()
+        self.drain()
         part, blend = self.parts[fragment], self.options.blend
         anchor, params = self.anchor[part], self.params[part]
         self.outers[fragment].step(anchor, self.delta(fragment), lr)
@@ -204,7 +203,7 @@ class Streaming(CountedSteps):
 
     def merge(self, out) -> None:
         """out ← the weighted mean of the replicas (without the outer optimizers, whose steps are not due)."""
-        self.finish()
+        self.drain()
         delta = self.setup.xp.subtract(self.anchor, self.params)
         for fragment, part in enumerate(self.parts):
             delta[part] *= self.share(fragment)
@@ -227,7 +226,7 @@ class Streaming(CountedSteps):
 
     def state(self):
         """After all ranks have finished the sum under way: what was summed is saved, not the messages."""
-        self.finish()
+        self.drain()
         state = {"anchor": self.anchor, "samples": self.samples, "total": self.total}
         if self.sent is not None:
             state["sent"] = self.sent

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from mpidp.collectives import COLLECTIVES
 from mpidp.comm import run_ranks
 from mpidp.errors import UserError
+from mpidp.evaluation import merged
 from mpidp.strategies.streaming import StreamingOptions, cut
-from tests.runs import relative
+from tests.runs import Run, relative
 from tests.strategies.quadratic import (
     LENGTHS,
     LR,
@@ -170,7 +171,7 @@ def test_all_that_is_sent_is_counted(collective):
             sent = traffic - before
             assert (sent.messages, sent.bytes) == run.strategy.cost(t)
         costs = [run.strategy.cost(t) for t in range(1, 15)]  # what is used at 14 is under way now
-        run.strategy.finish()
+        run.strategy.drain()
         sent = traffic - began
         return (sent.messages, sent.bytes) == tuple(map(sum, zip(*costs, strict=True)))
 
@@ -216,3 +217,22 @@ def test_options_that_do_not_fit_together_are_refused(options, words):
 def test_more_fragments_than_tensors_are_refused():
     with pytest.raises(UserError, match="--fragments 7: this model has 6 tensors"):
         cut(parameters(), len(LENGTHS) + 1)
+
+
+@pytest.mark.parametrize("looks", [(), (4, 5), range(1, 19)])
+def test_to_look_at_the_model_costs_nothing_and_hides_nothing(looks):
+    """The messages of a sum that an evaluation waits for are counted all the same."""
+
+    def body(comm):
+        run = Run(comm, "streaming", {"period": 8, "fragments": 2, "delay": 3})
+        before = run.strategy.comm.traffic.copy()
+        for t in range(1, 19):
+            run.steps(1)
+            if t in looks:
+                with merged(run.strategy):
+                    pass
+        run.strategy.drain()
+        sent = run.strategy.comm.traffic - before
+        assert (sent.messages, sent.bytes) == run.strategy.total_cost(19)
+
+    run_ranks(3, body)
