@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+from mpidp.collectives import cuda_sums
 from mpidp.nn.kernels import attention_plan, cuda_source
 from mpidp.numbers import flags
 from mpidp.optim import clipping
@@ -22,6 +23,9 @@ def programs(everything: bool = False) -> Iterator[tuple[str, str, tuple[str, ..
     for real in ("float", "double"):
         for module in (flags, clipping):
             yield f"{module.__name__} {real}", module.SOURCE, (f"-DREAL={real}",)
+        for sources, targets in ((2, 1), (4, 4)):
+            name, text = f"sums of {sources} to {targets} {real}", cuda_sums.source(sources, targets)
+            yield name, text, (f"-DREAL={real}",)
     for kernel in attention_plan.all_kernels():
         common = "-DDEPTH=64" in kernel.options and set(DAILY) & set(kernel.options)
         if everything or common:

@@ -14,6 +14,7 @@ KERNEL = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\([^)]*\)\s
 
 
 def kernels(text):
+    """The names of the kernels in a source."""
     return KERNEL.findall(text)
 
 
