@@ -18,26 +18,16 @@ def kernels(text):
     return KERNEL.findall(text)
 
 
-def compile_all(everything, architecture):
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_nvrtc_compiles_every_kernel(architecture):
     if nvrtc() is None:
         pytest.skip("NVRTC is not installed: pip install nvidia-cuda-nvrtc")
-    for name, source, options in programs(everything):
+    for name, source, options in programs():
         try:
             binary = compiled(source, options, architecture)
         except ValueError as error:
             pytest.fail(f"{name} for {architecture}: {error}")
         assert not [kernel for kernel in kernels(source) if kernel.encode() not in binary], name
-
-
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_nvrtc_compiles_every_kernel(architecture):
-    compile_all(False, architecture)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_nvrtc_compiles_every_kernel_in_every_size(architecture):
-    compile_all(True, architecture)
 
 
 def test_nvrtc_s_words_about_a_bad_source_are_told():
