@@ -5,10 +5,8 @@ import pytest
 
 from mpidp.comm import run_ranks
 from mpidp.errors import UserError
-from mpidp.strategies import STRATEGIES
 from tests import conformance
 from tests.on_device.sums import on_device
-from tests.regrouping import goes_on_with_other_ranks
 from tests.runs import CASES, Run, options, rank_counts, relative
 
 POSSIBLE = [(name, case) for name, case in CASES if getattr(options(name, case), "stage", 1) == 1]
@@ -41,12 +39,7 @@ def test_resumes_with_the_same_bits(cupy, name, case):
     run_ranks(few_ranks(name, case), on_device(cupy, conformance.resumes_with_the_same_bits), name, case)
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
-def test_goes_on_with_other_ranks(cupy, name):
-    run_ranks(few_ranks(name, 0), on_device(cupy, goes_on_with_other_ranks), name, 0)
-
-
-@pytest.mark.parametrize(("name", "case"), POSSIBLE)
+@pytest.mark.parametrize(("name", "case"), [(name, case) for name, case in POSSIBLE if case == 0])
 def test_sends_in_all_what_the_formula_says(cupy, name, case):
     """A message counts when it leaves, which may be after the step that it belongs to."""
 
