@@ -24,3 +24,9 @@ def pytest_configure(config: pytest.Config) -> None:
 def _gpu_tests_need_a_device(request: pytest.FixtureRequest) -> None:
     if request.node.get_closest_marker("gpu") and (reason := missing()):
         pytest.skip(reason)
+
+
+@pytest.fixture
+def has_device() -> bool:
+    """Whether there is a GPU here that the real CuPy can use."""
+    return not missing()

@@ -26,7 +26,7 @@ def test_nothing_of_an_outer_launcher_is_passed_on(monkeypatch):
 
 
 def test_every_rank_is_started():
-    result = run_ranks(3, ["-c", "print('here', flush=True)"]).check()
+    result = run_ranks(3, ["-c", "import os; os.write(1, b'here\\n')"]).check()
     assert result.stdout.split() == ["here"] * 3
 
 

@@ -59,6 +59,7 @@ class Checkpoints:
         self.reports = Reports(comm, self.token)
         self.thread: threading.Thread | None = None
         self.copies: dict[str, np.ndarray] = {}
+        self.begun: int | None = None  # the step of the last one
         self.news: deque[tuple[int, str | None]] = (
             deque()
         )  # rank 0's, of checkpoints that have ended: (step, error)
@@ -81,7 +82,7 @@ class Checkpoints:
             self.copies = {name: self.copy(name, array) for name, array in arrays.items()}
         except MemoryError:
             self.copies, error = {}, "no memory for the copy that is to be written"
-        self.pause = max(self.pause, time.perf_counter() - copied_from)
+        self.pause, self.begun = max(self.pause, time.perf_counter() - copied_from), step
         self.thread = threading.Thread(
             target=self.write, args=(step, error, facts, part), name="checkpoint", daemon=True
         )
@@ -138,9 +139,12 @@ class Checkpoints:
         return [self.written, self.failed, self.pause]
 
     def leave(self, seconds: float) -> None:
-        """This rank is about to end: have what it writes on disk before, if that takes no longer than this."""
+        """This rank is about to end: have the checkpoint under way complete first, if it can be in this time."""
+        limit = time.monotonic() + seconds
         if self.thread is not None:
             self.thread.join(seconds)
+        if self.begun is not None:
+            self.reports.await_end(self.begun, limit)
 
     # The thread that writes
 
@@ -168,6 +172,7 @@ class Checkpoints:
             self.error = error
             self.written, self.failed = self.written + (error is None), self.failed + (error is not None)
             self.news.append((step, error))
+            self.reports.end(step)
 
     def complete(self, step: int, partial: Path, facts: Facts) -> None:
         """Wait for all ranks' reports, and have the checkpoint count. Raises OSError where a rank could not write."""

@@ -1,6 +1,7 @@
 """What the threads that write a checkpoint tell rank 0's, while every main thread trains on."""
 
 import threading
+import time
 from collections import defaultdict
 from typing import Any
 
@@ -23,8 +24,8 @@ class Reports:
         if self.control is not None:
             self.heard: dict[int, dict[int, Any]] = defaultdict(dict)  # step -> rank -> report
             self.news = threading.Condition()
-            if comm.rank == 0:
-                self.control.on(KIND, self.hear)
+            self.past = -1  # step of the last checkpoint that rank 0 has completed, or given up
+            self.control.on(KIND, self.hear if comm.rank == 0 else self.hear_of_the_end)
             self.members = comm.allgather(self.control.rank)  # of the job: what the control plane calls them
 
     def tell(self, step: int, report: Any) -> None:
@@ -51,6 +52,28 @@ class Reports:
                 self.news.wait(0.2)
             everyone = self.heard.pop(step)
         return [everyone[rank] for rank in range(self.comm.size)]
+
+    def end(self, step: int) -> None:
+        """Rank 0's: tell the others that nothing of this step's checkpoint is under way any more."""
+        if self.control is not None:
+            for member in self.members[1:]:
+                self.control.tell(KIND, [self.name, step], member)
+
+    def await_end(self, step: int, limit: float) -> None:
+        """Return when this step's checkpoint has ended on rank 0, is lost with it, or at this monotonic time."""
+        if self.control is None or self.comm.rank == 0:
+            return
+        with self.news:
+            while self.past < step and self.members[0] not in self.control.lost and time.monotonic() < limit:
+                self.news.wait(0.1)
+
+    def hear_of_the_end(self, member: int, value: Any) -> None:
+        """As `hear`."""
+        name, step = value
+        if name == self.name:
+            with self.news:
+                self.past = step
+                self.news.notify_all()
 
     def hear(self, member: int, value: Any) -> None:
         """A message of the control plane: called in its thread."""

@@ -28,12 +28,12 @@ def options_of(name: str, case: int) -> dict:
 
 
 def poison_a_sample(monkeypatch, step=STEP, rank=RANK, value=np.nan, place=-1):
-    """Have a number of the last sample of the rank's batch be `value` in this step."""
+    """Have a number of the last sample of the rank's batch be `value` in this step. rank: None is any that has one."""
     batch = Job.batch
 
     def bad(job, t):
         found, x, y, slots = batch(job, t)
-        if t == step and job.comm.rank == rank:
+        if t == step and (job.comm.rank == rank or (rank is None and len(x))):
             x = x.copy()
             x[place, 0] = value
         return found, x, y, slots
