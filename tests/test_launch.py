@@ -7,7 +7,8 @@ import pytest
 
 from tests.launch import marked_processes, run_alone, run_ranks
 
-HANG = "import os, sys, time; print('mark', os.environ['MPIDP_TEST_LAUNCH'], flush=True); time.sleep(600)"
+# Lines are written whole: print, unbuffered, writes them in pieces, between which another rank's may come.
+HANG = "import os, time; os.write(1, b'mark %s\\n' % os.environb[b'MPIDP_TEST_LAUNCH']); time.sleep(600)"
 
 
 def test_output_and_exit_code_come_back():
