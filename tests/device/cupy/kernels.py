@@ -120,6 +120,7 @@ class Function:
         if bare or key in COMPARED:
             self.once(grid, block, values, shared_mem, False)
             return
+        COMPARED.add(key)
         before = [a.copy() for a in arrays]
         self.once(grid, block, values, shared_mem, True)
         reversed_ = [a.copy() for a in arrays]
@@ -132,7 +133,6 @@ class Function:
                 same = np.allclose(array, other, 1e-4, 1e-6, equal_nan=True)
             if not same:
                 raise RuntimeError(f"{self.name}: what it leaves depends on which thread is first")
-        COMPARED.add(key)
 
     def once(self, grid, block, values, shared_mem, reversed_):
         library, three = self.module.library, ctypes.c_uint * 3
@@ -168,12 +168,10 @@ class RawKernel:
 
 def used(code: str, name: str, arguments) -> tuple[list, list]:
     """Of a kernel's arguments, those that it may write to, and those that it declares to be constant."""
-    declared = (
-        re.search(rf"\bvoid\s+(?:__launch_bounds__\([^)]*\)\s*)?{name}\s*\(([^)]*)\)", code)
-        .group(1)
-        .split(",")
-    )
-    constant = ["const" in one.split("*")[0].split() for one in declared]
+    found = re.search(rf"__global__[^;{{}}]*\b{name}\s*\(([^)]*)\)\s*{{", code)
+    constant = ["const" in one.split("*")[0].split() for one in found.group(1).split(",")] if found else []
+    if len(constant) != len(arguments):
+        return list(arguments), []  # who can tell?
     reads = [a for a, reads in zip(arguments, constant, strict=True) if reads]
     return [a for a, reads in zip(arguments, constant, strict=True) if not reads], reads
 
