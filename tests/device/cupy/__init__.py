@@ -60,6 +60,12 @@ class _Pool:
     def get_limit(self):
         return self.limit
 
+    def total_bytes(self):
+        return 0
+
+    def free_all_blocks(self, stream=None):
+        pass
+
 
 _pool = _Pool()
 
