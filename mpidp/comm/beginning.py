@@ -1,8 +1,8 @@
 """Before the ranks know each other: whether one of this host has ended, where its launcher lets the others wait.
 
-Open MPI's launcher, told to let ranks end (as `--on-failure shrink` needs it), does so from the first moment on: those
-that are in MPI_Init then wait for ever for one that died while Python started. So each guard counts the ranks of its
-host until its own is connected with the others.
+A rank that ends while Python starts leaves the others in MPI_Init for ever: under MPICH's launcher where it ends with
+an exit code, for that ends all others for a signal alone; under Open MPI's where that was told to let ranks end, as
+`--on-failure shrink` needs it. So each guard counts the ranks of its host until its own is connected with the others.
 """
 
 import contextlib
@@ -10,14 +10,14 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 RECOVERABLE = (
     "state_base_recoverable"  # of Open MPI's launcher: PRTE_MCA_... in its environment, or --prtemca
 )
 ULFM = "OMPI_MCA_mpi_ft_enable"  # what Open MPI's `mpirun --with-ft ulfm` sets
-LAUNCHERS = ("mpirun", "mpiexec", "prterun", "prted")
+LAUNCHERS = ("mpirun", "mpiexec", "prterun", "prted", "hydra_pmi_proxy")
 PATIENCE = 5.0  # seconds for which one is missing: launchers start ranks one after the other
 LAST_WORDS = 0.5  # seconds that a launcher has to pass on what its ranks have said
 
@@ -54,50 +54,65 @@ def with_ulfm() -> bool:
 class Beginning:
     """The ranks that a launcher has started on this host."""
 
-    def __init__(self, launcher: int, job: bytes, size: int):
-        self.launcher, self.job, self.size = launcher, job, size
+    def __init__(self, launcher: int, job: bytes, rank_variable: bytes, size: int):
+        self.launcher, self.job, self.rank_variable, self.size = launcher, job, rank_variable, size
         self.missed_since: float | None = None
 
     @classmethod
     def of_this_rank(cls) -> "Beginning | None":
         """None where the launcher itself ends the others when one ends."""
-        size, launcher = os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE", ""), next(launchers_above(), None)
-        if not size.isdigit() or launcher is None or not (with_ulfm() or recoverable()):
+        launcher, size = next(launchers_above(), None), os.environ.get("MPI_LOCALNRANKS", "")  # of MPICH's
+        if launcher is None:
             return None
-        return cls(launcher, f"PMIX_NAMESPACE={os.environ.get('PMIX_NAMESPACE', '')}".encode(), int(size))
+        if size.isdigit() and "PMI_FD" in os.environ:
+            return cls(launcher, variable("PMI_SIZE"), b"PMI_RANK=", int(size))
+        size = os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE", "")
+        if size.isdigit() and (with_ulfm() or recoverable()):
+            return cls(launcher, variable("PMIX_NAMESPACE"), b"OMPI_COMM_WORLD_RANK=", int(size))
+        return None
 
-    def here(self) -> set[int]:
-        """Which of them live, by their numbers on this host."""
-        found = set()
+    def here(self) -> list[int]:
+        """Which of them live."""
+        found = []
         for path in Path("/proc").glob("[0-9]*/stat"):
             with contextlib.suppress(OSError):
                 if int(path.read_text().rpartition(")")[2].split()[1]) == self.launcher:
-                    variables = words(path.with_name("environ"))
-                    name = b"OMPI_COMM_WORLD_LOCAL_RANK="
+                    variables, name = words(path.with_name("environ")), self.rank_variable
                     if self.job in variables:
-                        found |= {int(word[len(name) :]) for word in variables if word.startswith(name)}
-        return found
+                        found += [int(word[len(name) :]) for word in variables if word.startswith(name)]
+        return sorted(found)
 
-    def missing(self) -> set[int]:
-        """Which of them have ended; empty until that is certain."""
-        here, now = self.here(), time.monotonic()
-        if len(here) >= self.size:
+    def broken(self) -> bool:
+        """Whether one of them has ended, for certain."""
+        now = time.monotonic()
+        if len(self.here()) >= self.size:
             self.missed_since = None
-            return set()
+            return False
         self.missed_since = self.missed_since or now
-        return set(range(self.size)) - here if now - self.missed_since > PATIENCE else set()
+        return now - self.missed_since > PATIENCE
 
-    def end(self, missing: Collection[int] = ()) -> None:
-        """Tell the launcher to end the job; one rank of those that live says who is missing."""
-        if missing and os.environ.get("OMPI_COMM_WORLD_LOCAL_RANK") == str(min(self.here(), default=0)):
-            names = f"number {', '.join(map(str, sorted(missing)))} of the {self.size} ranks on this host"
+    def tell(self, rank: int) -> None:
+        """Say who is left: one of them does."""
+        here = self.here()
+        if here and rank == here[0]:
+            left = ", ".join(map(str, here))
             text = (
-                f"{names} ({socket.gethostname()}) has ended before the ranks were connected: none can go on"
+                f"of the {self.size} ranks on {socket.gethostname()} only {left} did not end before all were"
             )
-            os.write(2, f"mpidp: error: {text}\n".encode())
+            os.write(2, f"mpidp: error: {text} connected, so none can go on\n".encode())
+
+    def end(self) -> None:
+        """Have the launcher end the job, by a signal: to itself, or to this process."""
         time.sleep(LAST_WORDS)
         with contextlib.suppress(ProcessLookupError):
+            if self.rank_variable == b"PMI_RANK=":
+                os.kill(os.getpid(), signal.SIGKILL)
             os.kill(self.launcher, signal.SIGTERM)
+
+
+def variable(name: str) -> bytes:
+    """A variable of this process's environment, as /proc has it."""
+    return f"{name}={os.environ.get(name, '')}".encode()
 
 
 def words(path: Path) -> list[bytes]:

@@ -156,8 +156,9 @@ class Watch:
                 os.write(2, f"mpidp: {text}\n".encode())
                 os.kill(self.pid, signal.SIGKILL)
                 self.stopped = False
-            if self.beginning and (missing := self.beginning.missing()):
-                self.beginning.end(missing)
+            if self.beginning and self.beginning.broken():
+                self.beginning.tell(self.rank)
+                self.beginning.end()
                 os.kill(self.pid, signal.SIGKILL)
                 os._exit(LOST)
             if self.connecting and time.monotonic() > self.connecting:

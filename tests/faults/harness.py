@@ -159,7 +159,7 @@ def named(ended: Ended, rank: int | None) -> bool:
     """Whether it was said who was killed, and by what; `rank` None: by what, in the launcher's words or ours."""
     if rank is None:
         return any(
-            word in ended.stderr + ended.stdout for word in ("SIGKILL", "signal 9", "has ended before")
+            word in ended.stderr + ended.stdout for word in ("SIGKILL", "signal 9", "did not end before")
         )
     return f"rank {rank} " in ended.stderr and "SIGKILL" in ended.stderr
 

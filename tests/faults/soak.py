@@ -16,6 +16,7 @@ from pathlib import Path
 
 from mpidp.comm.probe import library
 from mpidp.machine import cores
+from tests.faults.expected import ORDERS
 from tests.faults.harness import (
     EARLY,
     OUTSIDE,
@@ -39,7 +40,7 @@ uninterrupted run. `shrink` (`--on-failure shrink` under a plain mpirun): those 
 process, where the ranks but the lost one go on from the state after the step that the summary names
 (`tests/faults/expected.py`). `supervised`: `mpidp.launch` with `--on-failure shrink`: one or the other. Of
 {", ".join(VARYING)}, whose bits depend on who is late: each update is there once, and the validation loss lies in the
-range of such runs on threads in which every set of ranks is late, taken once more on either side.
+range of {ORDERS} such runs on threads, in each of which other ranks are late, taken once more on either side.
 
 `{OUTSIDE}`: a process is killed from outside at a random moment; under `shrink` a rank while it trains, under the other
 two any process of a rank, also its guard, and in half of the runs before training begins. `{EARLY}`: any process,
