@@ -40,6 +40,7 @@ PASSED_ON = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signa
 LAST_WORDS = (
     4.0  # seconds that the others have to say why they end, before the launcher hears of it from the guard
 )
+HEAR_OUT = 0.3  # seconds that the guard reads what the others have sent to a rank that has ended
 FDS_AT_ONCE = 200  # the system takes 253 in a message
 LOOK, LOOK_OFTEN = 5.0, 0.2  # seconds between two looks; the latter at a rank that begins, or is stopped
 START = 600.0  # seconds that the ranks have to be connected: before that no rank knows of another, nor of --timeout
@@ -225,8 +226,11 @@ class Watch:
         for peer in self.peers:  # the first break ends a line that the rank may have begun
             with contextlib.suppress(OSError):
                 peer.send(b"\n" + json.dumps(["ended", how]).encode() + b"\n")
-            peer.close()
-        if killed and not self.peers:
+                peer.shutdown(socket.SHUT_WR)
+        connected = bool(self.peers)
+        if code:
+            self.hear_out()
+        if killed and not connected:
             os.write(2, f"mpidp: error: {self.name()} {how}\n".encode())
         if killed and self.beginning:
             self.beginning.end()
@@ -234,11 +238,24 @@ class Watch:
         if killed and shrink:
             finalised()
             os._exit(0)
-        if self.peers and code and not (self.told or shrink):
+        if connected and code and not (self.told or shrink):
             time.sleep(LAST_WORDS)
         if not killed:
             os._exit(code)
         os._exit(128 - code if -code in INTERRUPTIONS else LOST)
+
+    def hear_out(self) -> None:
+        """Read what the others have sent until they have seen the end, or for a moment.
+
+        A connection that is closed with something unread is reset: then the others do not hear what was said last.
+        """
+        limit = time.monotonic() + HEAR_OUT
+        while self.peers and time.monotonic() < limit:
+            for peer in list(self.peers):
+                with contextlib.suppress(OSError):
+                    if not peer.recv(UNREAD, socket.MSG_DONTWAIT):
+                        self.peers.remove(peer)
+            time.sleep(0.01)
 
     def step(self) -> int | None:
         step = struct.unpack_from("q", self.record)[0]
