@@ -25,7 +25,24 @@ SMALL = [
     "--features",
     "5",
 ]
-ALL = ["allreduce", "averaging --period 3", "sharded --collective shared", "server", "sideways", "none"]
+APART = [
+    "server --consistency stale",
+    "server --consistency asynchronous --delay-compensation 0.1",
+    "server --backup-workers 1",
+    "onesided",
+]
+"""Whose ranks do not wait for each other in every step."""
+LATE = "streaming --period 4 --delay 1"
+ALL = [
+    "allreduce",
+    "averaging --period 3",
+    "sharded --collective shared",
+    "server",
+    "sideways",
+    "none",
+    LATE,
+    *APART,
+]
 DRAWN = importlib.util.find_spec("matplotlib") is not None
 
 
@@ -85,6 +102,11 @@ def test_modelled_times(launched):
     for name in ("allreduce", "averaging --period 3", "server", "none"):
         assert found[name]["replay_sends_the_same"] is True
         assert found[name]["modelled_s"]["wan"] > 0 < found[name]["modelled_s"]["1gbe"]
+    for name in APART:
+        assert found[name]["not_modelled"] == {} and min(found[name]["bytes_a_step"]) > 0
+        assert found[name]["modelled_s"]["wan"] > found[name]["modelled_s"]["1gbe"] > 0
+    # A sum that an evaluation waits for, here after every step, is counted in its step all the same.
+    assert found[LATE]["replay_sends_the_same"] is True and min(found[LATE]["bytes_a_step"]) > 0
     shared = found["sharded --collective shared"]
     assert shared["modelled_s"] == {} and "share no memory" in shared["not_modelled"]["wan"]
     assert any("no modelled time for sharded --collective shared" in note for note in report["notes"])
