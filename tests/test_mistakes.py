@@ -37,13 +37,13 @@ def test_too_much_is_refused_at_once(mistake, tmp_path):
 
 
 def test_buffers_beyond_the_free_memory_are_refused(tmp_path):
-    """Asked of a machine that has 1 GiB left."""
+    """Asked of a machine that has 256 MiB left."""
     small = (
-        "import sys, mpidp.memory as b; b.memory_available = lambda: 1 << 30;"
+        "import sys, mpidp.memory as b; b.memory_available = lambda: 1 << 28;"
         "from mpidp.train import main; sys.exit(main())"
     )
-    many = ["-c", small, "--batch-size", "1000", "--steps", "1", "--layers", "2"]
-    assert "1000 sample(s) of 128 at a time: its buffers" in error_line(run_alone(many, cwd=tmp_path))
+    many = ["-c", small, "--batch-size", "250", "--steps", "1", "--layers", "2"]
+    assert "250 sample(s) of 128 at a time: its buffers" in error_line(run_alone(many, cwd=tmp_path))
     assert list(tmp_path.iterdir()) == []
     run_alone([*many, "--micro-batch", "8", "--eval-every", "1"], cwd=tmp_path).check()
 

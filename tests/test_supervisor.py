@@ -146,7 +146,7 @@ def test_signals_go_on_to_the_ranks_and_nothing_is_left(tmp_path, number):
     if find_mpiexec() is None:
         pytest.skip("no mpiexec beside this Python or on PATH: pip install 'mpidp[mpich]'")
     began = tmp_path / "began"
-    program = failing(f"(open({str(began)!r}, 'w').close(), __import__('time').sleep(5))", step=3)
+    program = failing(f"(open({str(began)!r}, 'w').close(), __import__('time').sleep(2))", step=3)
     mark = uuid.uuid4().hex
     launch = ["-n", "2", "--", *SAVING, "--run-dir", str(tmp_path / "run")]
     with (tmp_path / "said").open("wb") as said:
