@@ -18,7 +18,7 @@ from mpidp.data import Data, Request
 from mpidp.data import load as load_data
 from mpidp.data.feed import Feed
 from mpidp.data.split import SPLITS, Split
-from mpidp.device import CPU, opened
+from mpidp.device import AUTO, CPU, opened
 from mpidp.diagnostics import Diagnostics
 from mpidp.errors import UserError
 from mpidp.machine import pin_threads, usable_cores
@@ -27,6 +27,7 @@ from mpidp.models import MODELS
 from mpidp.nn import Model
 from mpidp.nn.accumulation import Adder, InOrder, Tree
 from mpidp.nn.kernels.products import Products
+from mpidp.nn.replay import Replay
 from mpidp.numbers.watch import Numbers
 from mpidp.optim import OPTIMIZERS, SCHEDULES
 from mpidp.routing import Choice
@@ -203,6 +204,8 @@ def build(config: Config, comm: Communicator, resumed: Resumed | None = None) ->
     )
     if place.xp is not np:
         job.feed = Feed(data.train, place.xp)
+        if run.cuda_graph == AUTO:
+            model.replay = Replay(model, products, lambda text: job.numbers.say(text))
     job.numbers = together(comm, lambda: Numbers(job))
     return job
 

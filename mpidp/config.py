@@ -120,7 +120,7 @@ GROUPS = {
     "numbers gone bad": tuple(f.name for f in fields(NumberOptions)),
     "when a rank is lost": tuple(f.name for f in fields(FailureOptions)),
     "diagnostics": tuple(f.name for f in fields(DiagnosticOptions)),
-    "machine": ("device", "device_mpi", "threads", "blas", "timeout", "check_collectives"),
+    "machine": ("device", "device_mpi", "cuda_graph", "threads", "blas", "timeout", "check_collectives"),
 }  # fmt: skip
 
 MAY_CHANGE = {

@@ -16,7 +16,7 @@ from mpidp.nn.kernels.products import Products
 from mpidp.options import option
 
 CPU, CUDA = "cpu", "cuda"
-AUTO, DIRECT, STAGED = "auto", "direct", "staged"
+AUTO, OFF, DIRECT, STAGED = "auto", "off", "direct", "staged"
 USABLE = 0.95
 """Share of a device's free memory that the ranks on it divide: libraries and contexts want the rest."""
 NEEDED = {FLOAT16: 70, BFLOAT16: 80, TF32: 80}
@@ -34,11 +34,20 @@ class DeviceOptions:
         "can where it says so",
         choices=(AUTO, DIRECT, STAGED),
     )
+    cuda_graph: str = option(
+        AUTO,
+        "forward and backward on a GPU: captured as CUDA graphs where that works, or launched kernel by kernel",
+        choices=(AUTO, OFF),
+    )
 
     def __post_init__(self) -> None:
         if self.device == CPU and self.device_mpi != AUTO:
             raise UserError(
                 f"--device-mpi {self.device_mpi} is about messages from GPUs: leave it out, or choose --device {CUDA}"
+            )
+        if self.device == CPU and self.cuda_graph != AUTO:
+            raise UserError(
+                f"--cuda-graph {self.cuda_graph} is about launches on a GPU: leave it out, or choose --device {CUDA}"
             )
 
 

@@ -38,13 +38,19 @@ class Dropout(Layer):
         self.p = p
 
     def draw(self, key: tuple[int, int], slots: Sequence[int] | np.ndarray) -> None:
-        """Choose the masks of the next batch: key = (seed, step), a slot for each of its samples."""
-        self.keys = sample_keys(*key, self.index, slots)
+        """Choose the masks of the next batch, for which this is planned: key = (seed, step), each sample's slot."""
+        keys = sample_keys(*key, self.index, slots)
+        words = np.stack([keys | np.uint64(1), keys >> np.uint64(32)]).astype(np.uint32)
+        if self.xp is np:
+            self.words[...] = words
+        else:
+            self.words.set(words, stream=self.xp.cuda.get_current_stream())
 
     def plan(self, shape, arena):
         count = int(np.prod(shape[1:]))
         self.kernels = kernels_for(arena.xp)
         self.xp = arena.xp
+        self.words = arena.empty((2, shape[0]), np.uint32)  # of each sample: an odd number, and any
         self.mask = arena.empty((shape[0], count))
         self.mask_as_x = self.mask.reshape(shape)
         self.y = arena.empty(shape)
@@ -54,10 +60,7 @@ class Dropout(Layer):
     def forward(self, x: Array) -> Array:
         if not self.training or self.p == 0:
             return x
-        multipliers = self.xp.asarray(
-            (self.keys | np.uint64(1)).astype(np.uint32)
-        )  # odd: a bijection mod 2³²
-        offsets = self.xp.asarray((self.keys >> np.uint64(32)).astype(np.uint32))
+        multipliers, offsets = self.words  # odd: a bijection mod 2³²
         self.kernels.dropout_mask(multipliers, offsets, self.p, self.mask, self.work)
         self.xp.multiply(x, self.mask_as_x, self.y)
         return self.y

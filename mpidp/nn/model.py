@@ -13,6 +13,7 @@ from mpidp.nn.accumulation import Adder, InOrder
 from mpidp.nn.dropout import Dropout
 from mpidp.nn.kernels.products import Products
 from mpidp.nn.layer import Arena, Layer, Parameter, Ruler, nothing
+from mpidp.nn.replay import Replay
 
 Ready = Callable[[int, int], None]
 PLANS_KEPT = 8  # views only, all cut from the same memory: some kB each
@@ -90,6 +91,7 @@ class Model:
         self._unplanned: list[dict[str, Any]] = []
         self._planned: tuple[int, ...] | None = None  # the shape now planned for
         self._adder = InOrder()  # for whoever brings none along
+        self.replay: Replay | None = None  # on a device: what makes `passes` by graphs
         self._dropouts = [layer for layer in self.layers if isinstance(layer, Dropout)]
         for index, dropout in enumerate(self._dropouts):
             dropout.index = index
@@ -127,6 +129,8 @@ class Model:
         self._arena = Arena(self.xp, self.dtype, self._products)
         self._unplanned = [dict(vars(part)) for part in parts]
         self._plans, self._planned, self._adder = {}, None, InOrder()
+        if self.replay:
+            self.replay.forget()
 
     def initialise(self, seed: int) -> None:
         """Write the initial values into `params`: a function of the seed and each tensor's name alone."""
@@ -218,7 +222,17 @@ class Model:
                 if ready is not None and lo < hi:
                     ready(lo, hi)
             return 0.0
-        x, final = self._input(x, training=True), self.size  # grads[final:] is announced
+        x, y = self._input(x, training=True), self.xp.asarray(y)
+        for dropout in self._dropouts:
+            dropout.draw(key, slots)
+        run = self.passes if self.replay is None else self.replay.passes
+        return run(x, y, scale, ready, between)
+
+    def passes(
+        self, x: Array, y: Array, scale: float, ready: Ready | None, between: Callable[[], None]
+    ) -> float | Array:
+        """Forward and backward of one part of a batch, for which the layers are planned; its loss."""
+        final = self.size  # grads[final:] is announced
 
         def tell(layer: Layer | None) -> None:
             nonlocal final
@@ -231,9 +245,7 @@ class Model:
 
         for layer in self.layers:
             layer.tell = tell
-        for dropout in self._dropouts:
-            dropout.draw(key, slots)
-        loss, dy = self.loss.value_and_gradient(self._forward(x), self.xp.asarray(y), scale)
+        loss, dy = self.loss.value_and_gradient(self._forward(x), y, scale)
         if self.xp is np and not math.isfinite(loss):
             raise NotFinite(f"the loss is {loss}")
         for layer in reversed(self.stack):

@@ -5,6 +5,9 @@ A result (m, n) in rows is cuBLAS's (n, m) in columns: outᵀ = bᵀ aᵀ. So op
 transposed is marked as that. Sums are made in float32 (float64 for float64), whatever the operands are.
 """
 
+import contextlib
+import ctypes
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,6 +15,9 @@ import numpy as np
 from mpidp.arrays import Array, zeros
 from mpidp.nn.kernels.products import PLAIN, TRANSPOSED, Products, layout
 
+WORKSPACES = {90: 32 << 20, 0: 4 << 20}
+"""Bytes, from this compute capability (times ten) on: cuBLAS's own defaults (its documentation, cublasSetWorkspace), so
+that it chooses the same algorithms for products that are captured."""
 ROW = 128
 """Bytes of which the rows of a wide result are made multiples: tensor cores are fed by loads that must be aligned, and
 50257 columns of 16 bits are not."""
@@ -34,6 +40,7 @@ class CublasProducts(Products):
         from mpidp.nn.kernels.cupy_launch import narrowed
 
         self.cublas, self.handle, self.narrowed = cublas, device.get_cublas_handle, narrowed
+        self.gemm = cublas.gemmEx
         if operands is not None:
             self.narrow = np.dtype({"bfloat16": np.uint16, "float16": np.float16}[operands])
         self.about = f"{operands or ('tf32' if tf32 else '')} products by cuBLAS on {where}".lstrip()
@@ -69,6 +76,17 @@ class CublasProducts(Products):
         step = ROW // self.narrow.itemsize
         return -(-columns // step) * step
 
+    @contextlib.contextmanager
+    def capturable(self, stream):
+        """CuPy's calls of cuBLAS refuse to be captured, cuBLAS does not: inside it is called past CuPy."""
+        able = int(self.xp.cuda.Device().compute_capability)
+        size = next(size for least, size in WORKSPACES.items() if able >= least)
+        self.gemm = past_cupy(self.handle(), stream, self.xp.empty(size, np.uint8))
+        try:
+            yield
+        finally:
+            self.gemm = self.cublas.gemmEx  # which sets the stream itself
+
     def matmul(self, a, b, out):
         """out = a b for matrices whose rows, or columns, are contiguous; `out` of the operands' type, or wider."""
         (m, n), k = out.shape, a.shape[1]
@@ -85,8 +103,43 @@ class CublasProducts(Products):
         one = self.factors[np.dtype("f8" if a.dtype.itemsize == 8 else "f4")].ctypes.data
         zero = one + (8 if a.dtype.itemsize == 8 else 4)
         kind = self.types[a.dtype]
-        self.cublas.gemmEx(
+        self.gemm(
             self.handle(), self.orders[b_order], self.orders[a_order], n, m, k,
             one, b.data.ptr, kind, b_step, a.data.ptr, kind, a_step,
             zero, out.data.ptr, self.types[out.dtype], step, self.sums[a.dtype], self.cublas.CUBLAS_GEMM_DEFAULT,
         )  # fmt: skip
+
+
+def past_cupy(handle: int, stream: Any, workspace: Array) -> Callable[..., None]:
+    """cublasGemmEx of the library that CuPy has loaded, on this stream and in this workspace, which the result keeps.
+
+    cuBLAS would else take its workspace for each captured product anew (cuBLAS documentation, "CUDA Graphs Support").
+    """
+    with open("/proc/self/maps") as file:
+        paths = {line.split(maxsplit=5)[-1].strip() for line in file if "libcublas.so" in line}
+    if not paths:
+        raise RuntimeError("CuPy's cuBLAS is not among the libraries of this process")
+    library = ctypes.CDLL(paths.pop())
+    number, pointer = ctypes.c_int, ctypes.c_void_p
+    kinds = [pointer, *[number] * 5, pointer, pointer, number, number, pointer, number, number,
+             pointer, pointer, number, number, number, number]  # fmt: skip
+
+    def checked(name: str, types: list[Any], *arguments: Any) -> None:
+        function = getattr(library, name)
+        function.argtypes = types
+        if status := function(*arguments):
+            raise RuntimeError(f"{name}: cuBLAS status {status}")
+
+    checked("cublasSetStream_v2", [pointer, pointer], handle, stream.ptr)
+    checked(
+        "cublasSetWorkspace_v2",
+        [pointer, pointer, ctypes.c_size_t],
+        handle,
+        workspace.data.ptr,
+        workspace.nbytes,
+    )
+
+    def gemm(*arguments: Any, kept: Array = workspace) -> None:
+        checked("cublasGemmEx", kinds, *arguments)
+
+    return gemm

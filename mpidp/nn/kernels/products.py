@@ -5,6 +5,7 @@ to every product with that operand, transposed or not; in float32 and float64 an
 are `take`n all together, once a batch, into what `operands` gave (`Model.bind`).
 """
 
+import contextlib
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,10 @@ class Products:
     def matmul(self, a: Array, b: Array, out: Array) -> None:
         """out = a b, as NumPy's matmul; operands that were not `take`n are multiplied in their own type."""
         self.xp.matmul(a, b, out=out)
+
+    def capturable(self, stream: Any) -> contextlib.AbstractContextManager:
+        """Inside, products may be captured on this stream of a device as part of a CUDA graph."""
+        return contextlib.nullcontext()
 
 
 class Float16(Products):

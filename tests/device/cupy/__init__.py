@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as _np
 from cupy import cuda, random
-from cupy._array import function as _function
 from cupy._array import ndarray
+from cupy.functions import function as _function
 from cupy.kernels import ElementwiseKernel, RawKernel, RawModule, ReductionKernel
 
 __all__ = [

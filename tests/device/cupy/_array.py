@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+from cupy.address import Address, Pointer
 from cupy.ipc import Part
 from cupy.streams import Memory, Race, get_current_stream
 
@@ -13,10 +14,7 @@ METHODS = set(json.loads(Path(__file__).with_name("api.json").read_text())["meth
 VIEWS = {"reshape", "view", "ravel", "transpose", "swapaxes", "squeeze", "diagonal"}
 IN_PLACE = {"fill", "sort", "partition", "put", "resize"}
 TO_HOST = {"get", "item", "tolist", "tobytes", "tofile", "dump", "dumps"}
-WRITES_FIRST = {"copyto", "put", "place", "putmask", "fill_diagonal"}
-CREATE = {"asarray", "array", "ascontiguousarray", "asfortranarray"}
 ALIGNMENT = 512
-UFUNC = ["out", "casting", "dtype"]
 
 
 class ndarray:
@@ -96,22 +94,29 @@ class ndarray:
         require_of_device(key)
         if isinstance(unwrapped(key), np.ndarray) and unwrapped(key).dtype == bool:
             raise TypeError("an index of booleans waits for the device to know how many there are")
-        result = self._host[unwrapped(key)]
-        if not isinstance(result, np.ndarray):
-            result = self._host[(*unwrapped(key), ...) if isinstance(key, tuple) else (unwrapped(key), ...)]
-        return self._like(result)
+
+        def run():
+            result = self._host[unwrapped(key)]
+            if isinstance(result, np.ndarray):
+                return result
+            return self._host[(*unwrapped(key), ...) if isinstance(key, tuple) else (unwrapped(key), ...)]
+
+        result = run()
+        if not result.size or np.may_share_memory(result, self._host):
+            return self._like(result)  # a view, which is no work
+        return given([self, key], run, self._like)
 
     def __setitem__(self, key, value):
         require_of_device(key)
         place = self._host[unwrapped(key)]
         shares = isinstance(place, np.ndarray) and (not place.size or np.may_share_memory(place, self._host))
-        written = self._memory.part(place if shares else self._host)
-        get_current_stream().work(written, reads=tuple(memories([key, value])))
+        written = place if shares else self._host
+        writes = [ndarray(None, _host=written, _memory=self._memory)]
         if isinstance(value, np.ndarray):
             if value.ndim:
                 raise TypeError("a host array into a device array: use set(), or asarray() first")
             value = value[()]
-        self._host[unwrapped(key)] = unwrapped(value)
+        perform(writes, lambda: self._host.__setitem__(unwrapped(key), unwrapped(value)), [key, value])
 
     def _like(self, host):
         if isinstance(host, np.ndarray) and np.may_share_memory(host, self._host):
@@ -137,12 +142,14 @@ class ndarray:
             if name in ("sum", "prod", "max", "min", "mean", "any", "all") and "where" in kwargs:
                 raise TypeError(f"CuPy's {name} takes no where")
             out = kwargs.get("out")
-            result = bound(*unwrapped(args), **unwrapped(kwargs))
-            if not (
-                isinstance(result, np.ndarray) and name in VIEWS and np.may_share_memory(result, self._host)
-            ):
-                touch([out, *([self] if name in IN_PLACE else [])], reads=[self, args])
-            return out if out is not None else None if result is None else self._like(result)
+
+            def run():
+                return bound(*unwrapped(args), **unwrapped(kwargs))
+
+            if out is not None or name in IN_PLACE:
+                perform([out, *([self] if name in IN_PLACE else [])], run, [self, args])
+                return out
+            return given([self, args], run, self._like)
 
         return call
 
@@ -151,11 +158,13 @@ def _operator(name):
     def operate(self, *others):
         if any(isinstance(other, np.ndarray | list | tuple) for other in others):
             raise TypeError(f"{name} of a device array and a host array")
-        touch([self] if name.startswith("__i") and name != "__invert__" else [], reads=[self, others])
-        result = getattr(self._host, name)(*unwrapped(others))
-        if result is NotImplemented:
-            return result
-        return self if name.startswith("__i") and name != "__invert__" else self._like(result)
+
+        def run():
+            return getattr(self._host, name)(*unwrapped(others))
+
+        if name.startswith("__i") and name != "__invert__":
+            return NotImplemented if perform([self], run, [others]) is NotImplemented else self
+        return given([self, others], run, self._like)
 
     return operate
 
@@ -167,31 +176,42 @@ for _name in "lt le gt ge eq ne neg pos abs invert".split():
     setattr(ndarray, f"__{_name}__", _operator(f"__{_name}__"))
 
 
-class Address(int):
-    """Where device memory begins, and of which allocation it is part: that is `memory`, [begin, end) in bytes."""
-
-    @classmethod
-    def of(cls, array):
-        found, whole = cls(array._host.ctypes.data), array._host
-        while isinstance(whole.base, np.ndarray):
-            whole = whole.base
-        found.memory = array._memory
-        found.begin, found.end = np.lib.array_utils.byte_bounds(whole)
-        return found
-
-
-class Pointer:
-    """Where device memory begins."""
-
-    def __init__(self, ptr: int):
-        self.ptr = ptr
-
-
 def worked() -> Memory:
     """New memory that the current stream has just written."""
-    memory = Memory()
-    get_current_stream().work(memory)
+    memory, stream = Memory(), get_current_stream()
+    if stream.recorded is None:
+        stream.work(memory)
     return memory
+
+
+def perform(writes, run, reads=()):
+    """Do it on the current stream, to these arrays; where that is captured, at every launch of the graph."""
+    recorded = get_current_stream().recorded
+    if recorded is not None:
+        recorded.append(lambda: perform(writes, run, reads))
+        return None
+    touch(writes, reads)
+    return run()
+
+
+def given(reads, run, wrap):
+    """What `run` gives, as a device array; where the stream is captured, memory into which the graph writes it."""
+    found = run()
+    if found is None or found is NotImplemented:
+        return found
+    result = wrap(found)
+    if isinstance(result, ndarray) and any(
+        np.may_share_memory(result._host, one._host) for one in flat([reads]) if isinstance(one, ndarray)
+    ):
+        return result  # a view, which is no work
+    if get_current_stream().recorded is None:
+        touch([], reads)
+        return result
+    if not isinstance(result, ndarray):
+        raise RuntimeError("cudaErrorStreamCaptureUnsupported: what the stand-in cannot capture")
+    perform([result], lambda: result._host.__setitem__(..., run()), reads)
+    result._host.reshape(-1).view(np.uint8)[...] = 0xFF  # nothing is computed yet
+    return result
 
 
 def aligned(host: np.ndarray) -> np.ndarray:
@@ -247,46 +267,6 @@ def wrapped(result):
     if isinstance(result, np.ndarray | np.generic):
         return ndarray(None, _host=aligned(np.asarray(result)), _memory=worked())
     return result
-
-
-def function(numpys, parameters):
-    """NumPy's function as CuPy has it."""
-    name = numpys.__name__
-
-    def call(*args, **kwargs):
-        allowed = UFUNC if parameters == "ufunc" else parameters
-        known = {"args", "kwargs"} & set(allowed)
-        if not known or parameters == "ufunc":
-            unknown = kwargs.keys() - set(allowed)
-            if unknown:
-                raise TypeError(f"CuPy's {name} takes no {', '.join(sorted(unknown))}")
-        if name not in CREATE and any(isinstance(a, np.ndarray) for a in flat([args, kwargs])):
-            raise TypeError(f"{name} of a host array: asarray() first")
-        if parameters == "ufunc" and any(isinstance(a, list | tuple) for a in args):
-            raise TypeError(f"Unsupported type for {name}: a list")
-        if any(isinstance(a, np.ndarray) and a.dtype.hasobject for a in flat([args])):
-            raise TypeError("a device array of objects")
-        kwargs.pop("blocking", None)
-        out = kwargs.get(
-            "out", args[numpys.nin] if parameters == "ufunc" and len(args) > numpys.nin else None
-        )
-        touch([out, *(args[:1] if name in WRITES_FIRST else [])], reads=[args, kwargs])
-        sources = [a._memory for a in flat([args]) if isinstance(a, ndarray)]
-        result = numpys(*unwrapped(args), **unwrapped(kwargs))
-        if out is not None:
-            return out
-        if result is None:
-            return None
-        if name in CREATE and isinstance(args[0], ndarray) and result is args[0]._host:
-            return args[0]
-        if name in CREATE and isinstance(args[0], np.ndarray):
-            result = np.array(result)  # on the device it is a copy
-        if isinstance(result, np.ndarray) and sources and np.may_share_memory(result, unwrapped(args)[0]):
-            return ndarray(None, _host=result, _memory=sources[0])  # a view
-        return wrapped(result)
-
-    call.__name__ = name
-    return call
 
 
 def flat(value):

@@ -5,7 +5,7 @@ import re
 import threading
 
 import numpy as np
-from cupy._array import ndarray, touch, worked
+from cupy._array import ndarray, perform, worked
 from cupy.compiling import library
 
 C = {
@@ -102,9 +102,12 @@ class Function:
         if [ctypes.sizeof(v) for v in values] != self.sizes:
             given = [ctypes.sizeof(v) for v in values]
             raise TypeError(f"{self.name} takes arguments of {self.sizes} bytes, and got {given}")
-        touch(*used(self.module.code, self.name, args))
+        writes, reads = used(self.module.code, self.name, args)
+        perform(writes, lambda: self.locked(grid, block, args, values, shared_mem), reads)
+
+    def locked(self, *launch):
         with LAUNCHING:
-            self.twice(grid, block, args, values, shared_mem)
+            self.twice(*launch)
 
     def twice(self, grid, block, args, values, shared_mem):
         arrays = [a._host for a in args if isinstance(a, ndarray)]
@@ -225,8 +228,8 @@ class ElementwiseKernel:
             f"MPIDP_EXPORT void {self.name}({', '.join(head)}) {{\n"
             f"for (long long i = 0; i < size; ++i) {{ {' '.join(body)}\n{self.operation};\n}} }}\n"
         )
-        touch(list(args))
-        getattr(library(source), self.name)(*converted)
+        inputs, outputs = args[: len(self.inputs)], args[len(self.inputs) :]
+        perform(outputs, lambda: getattr(library(source), self.name)(*converted), inputs)
         return args[-1]
 
 
@@ -249,9 +252,7 @@ class ReductionKernel:
             f"for (long long i = 0; i < size; ++i) {{ const {element} {x} = at[i]; {total} b = {map_};\n"
             f"a = {reduce_}; }}\n{total} &{y} = *out; {post};\n}}\n"
         )
-        touch([array])
-        out = np.zeros((), result)
-        getattr(library(source), self.name)(
-            argument(array), ctypes.c_longlong(array.size), ctypes.c_void_p(out.ctypes.data)
-        )
-        return ndarray(None, _host=out, _memory=worked())
+        out = ndarray(None, _host=np.zeros((), result), _memory=worked())
+        values = argument(array), ctypes.c_longlong(array.size), ctypes.c_void_p(out._host.ctypes.data)
+        perform([out], lambda: getattr(library(source), self.name)(*values), [array])
+        return out

@@ -10,6 +10,7 @@ import itertools
 import os
 import threading
 import weakref
+from collections.abc import Callable
 
 import numpy as np
 
@@ -55,6 +56,7 @@ class Stream:
         self.issued = self.done = 0
         self.uid = os.getpid() << 32 | next(_numbers)  # unlike that of any stream of any process
         self.seen: dict[int, int] = {}  # by stream, of what was waited for
+        self.recorded: list[Callable[[], object]] | None = None  # what is captured, to be done by a graph
         streams[self.ptr] = self
         self.copies: list[
             tuple[int, np.ndarray, np.ndarray, bool]
@@ -62,6 +64,8 @@ class Stream:
 
     def work(self, *memories: Memory, reads: tuple[Memory, ...] = ()) -> int:
         """One more piece of work, on this memory, of which it only reads `reads`. Raises Race."""
+        if self.recorded is not None:
+            raise RuntimeError("cudaErrorStreamCaptureUnsupported: what the stand-in cannot capture")
         self.issued += 1
         for memory in memories:
             memory.used(self, True)
@@ -74,6 +78,8 @@ class Stream:
 
     def reach(self, number: int) -> None:
         """The host has waited for this piece of work."""
+        if self.recorded is not None or get_current_stream().recorded is not None:
+            raise RuntimeError("cudaErrorStreamCaptureUnsupported: waiting for a stream that is captured")
         with _lock:
             self.done = max(self.done, number)
             due = [entry for entry in self.copies if entry[0] <= self.done]
@@ -102,6 +108,23 @@ class Stream:
         for other, seen in known:
             self.seen[other] = max(self.seen.get(other, 0), seen)
 
+    def begin_capture(self, mode: int | None = None) -> None:
+        """From now on nothing is done on this stream: it becomes a graph."""
+        if self is Stream.null or self.recorded is not None:
+            raise RuntimeError(
+                "cudaErrorStreamCaptureUnsupported: the default stream, or one that is captured"
+            )
+        self.recorded = []
+
+    def end_capture(self) -> "Graph":
+        if self.recorded is None:
+            raise RuntimeError("cudaErrorIllegalState: this stream is not captured")
+        recorded, self.recorded = self.recorded, None
+        return Graph(recorded)
+
+    def is_capturing(self) -> bool:
+        return self.recorded is not None
+
     @property
     def ptr(self) -> int:
         return id(self)
@@ -116,6 +139,20 @@ class Stream:
 
     def __exit__(self, *_) -> None:
         _state.stream = _state.stack.pop()
+
+
+class Graph:
+    """Captured work, which is done anew at each launch, on the memory that it had when it was captured."""
+
+    def __init__(self, work: "list[Callable[[], object]]"):
+        self.work = work
+
+    def launch(self, stream: Stream | None = None) -> None:
+        with stream or get_current_stream() as on:
+            if on.recorded is not None:
+                raise RuntimeError("a graph inside a graph: not here")
+            for one in self.work:
+                one()
 
 
 class Event:
