@@ -63,11 +63,17 @@ PARTS = (
     ),
     Part(
         "collectives-4", "the same with 4 ranks",
-        ("-m", "benchmarks.gpu_collectives", "--out", "OUT"), 60, ranks=4,
+        ("-m", "benchmarks.gpu_collectives", "--out", "OUT"), 40, ranks=4,
     ),
     Part(
         "program", "the train program on the GPU, 2 ranks: what it says at its end",
-        ("-m", "mpidp.train", "--device", "cuda", "--steps", "60", "--run-dir", "RUN"), 60, ranks=2,
+        ("-m", "mpidp.train", "--device", "cuda", "--steps", "60", "--run-dir", "RUN"), 40, ranks=2,
+        tried=("--steps", "4", "--model", "mlp", "--data", "synthetic-classes"), gpu=False,
+    ),
+    Part(
+        "kernels", "the same kernel by kernel, without CUDA graphs: its bits (params SHA-256) must be those above",
+        ("-m", "mpidp.train", "--device", "cuda", "--cuda-graph", "off", "--steps", "60", "--run-dir", "RUN"), 40,
+        ranks=2,
         tried=("--steps", "4", "--model", "mlp", "--data", "synthetic-classes"), gpu=False,
     ),
 )  # fmt: skip
