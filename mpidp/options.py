@@ -83,6 +83,8 @@ def check(name: str, value: Any, kind: Any, metadata: Any) -> Any:
             raise ValueError
         else:
             value = kind(value)
+    except OverflowError:  # a whole number of more than 308 digits
+        value = math.inf
     except (TypeError, ValueError):
         names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
         raise UserError(f"--{name} {value}: must be {names[kind]}") from None

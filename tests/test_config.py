@@ -148,6 +148,7 @@ class Ranges:
         ("a", 4, "at most 3"),
         ("a", "2.5", "a whole number"),
         ("b", 0, "more than 0"),
+        ("b", 10**400, "a finite number"),
         ("b", 1, "less than 1"),
         ("c", "z", "known: x, y"),
     ],
