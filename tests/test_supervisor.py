@@ -56,7 +56,9 @@ def undisturbed(tmp_path_factory):
 
 
 def test_a_killed_rank_costs_the_steps_since_the_last_checkpoint(tmp_path, undisturbed):
-    finished = supervised(killed_once(tmp_path, step=6), tmp_path / "run")
+    run, once = tmp_path / "run", str(tmp_path / "killed")
+    killed = f"os.path.exists({once!r}) or (open({once!r}, 'w').close(), {KILL})"
+    finished = supervised(failing(once_saved(run, 4, killed), step=6), run)
     assert digest(finished) == undisturbed
     (line,) = told(finished)
     assert "restart 1 of 5 with 2 ranks from step-00000004 in 0.01 s" in line
