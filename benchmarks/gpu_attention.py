@@ -7,12 +7,12 @@ medians over rounds, and of the rounds' ratios. Operations are counted as 2 B H 
 2.5 times as many backward, whatever a side computes anew. A * marks a side that was kept waiting by its host: its
 launches alone took nearly as long.
 
-Expected of mpidp on an H100 or H200 at D = 64 in bfloat16: mma.sync gives about 0.6 of the tensor cores' full rate, or
-6.5 clocks for 16 x 8 x 16; each warp has 32 rows of 16 bits, so that four such products follow a read of 512 bytes of
-shared memory (4 clocks). For 32 queries and 64 keys forward has 128 products, 830 clocks of a quarter of a
-multiprocessor, beside 650 to 770 instructions: products bind, if barely. Backward computes 7 products instead of 5 and
-keeps every sum in one order: 614 clocks for 32 x 32 by queries, 820 by keys. That bounds 8 x 12 x 1024 x 64 by 25 and
-85 µs; two blocks of four warps on a multiprocessor should come within 1.5 times of both.
+Expected, and measured nowhere yet, of mpidp on an H100 or H200 at D = 64 in bfloat16: where mma.sync gives 0.6 of the
+tensor cores' full rate, it takes 6.5 clocks for 16 x 8 x 16. Each warp has 32 rows of 16 bits, so that four such
+products follow a read of 512 bytes of shared memory (4 clocks). For 32 queries and 64 keys forward has 128 products,
+830 clocks of a quarter of a multiprocessor, beside 650 to 770 instructions: products bind, if barely. Backward computes
+7 products instead of 5 and keeps every sum in one order: 620 clocks for 32 x 32 by queries, 830 by keys. That bounds
+8 x 12 x 1024 x 64 by 25 and 85 µs; two blocks of four warps on a multiprocessor should come within 1.5 times of both.
 """
 
 import argparse

@@ -1,0 +1,1 @@
+from tests.on_device.attention import *  # noqa: F403
