@@ -26,11 +26,10 @@ SUPERVISOR = (
 KILL = "os.kill(os.getpid(), signal.SIGKILL)"
 
 
-def killed_once(tmp_path, step, rank=1):
-    marker = tmp_path / f"killed-{step}"
-    return failing(
-        f"os.path.exists({str(marker)!r}) or (open({str(marker)!r}, 'w').close(), {KILL})", step, rank
-    )
+def once(tmp_path, statement):
+    """The statement, in the first of all starts alone."""
+    marker = str(tmp_path / "once")
+    return f"os.path.exists({marker!r}) or (open({marker!r}, 'w').close(), {statement})"
 
 
 def supervised(program, run, *ours, ranks=2, options=SAVING, timeout=60.0):
@@ -56,16 +55,15 @@ def undisturbed(tmp_path_factory):
 
 
 def test_a_killed_rank_costs_the_steps_since_the_last_checkpoint(tmp_path, undisturbed):
-    run, once = tmp_path / "run", str(tmp_path / "killed")
-    killed = f"os.path.exists({once!r}) or (open({once!r}, 'w').close(), {KILL})"
-    finished = supervised(failing(once_saved(run, 4, killed), step=6), run)
+    run = tmp_path / "run"
+    finished = supervised(failing(once_saved(run, 4, once(tmp_path, KILL)), step=6), run)
     assert digest(finished) == undisturbed
     (line,) = told(finished)
     assert "restart 1 of 5 with 2 ranks from step-00000004 in 0.01 s" in line
 
 
 def test_where_nothing_was_saved_it_begins_at_the_beginning(tmp_path, undisturbed):
-    finished = supervised(killed_once(tmp_path, step=3, rank=0), tmp_path / "run", options=MODEL)
+    finished = supervised(failing(once(tmp_path, KILL), step=3, rank=0), tmp_path / "run", options=MODEL)
     assert digest(finished) == undisturbed
     assert "without --checkpoint-every N nothing is saved" in finished.stderr
     (line,) = told(finished)
@@ -74,9 +72,9 @@ def test_where_nothing_was_saved_it_begins_at_the_beginning(tmp_path, undisturbe
 
 def test_a_restart_from_the_last_checkpoint_that_is_whole(tmp_path, undisturbed):
     """--skip-damaged may be given at the first start, before there is anything to skip."""
-    run, once = tmp_path / "run", str(tmp_path / "killed")
+    run = tmp_path / "run"
     file = str(run / "checkpoints" / "step-00000008" / "rank-00000.safetensors")
-    damage = f"os.path.exists({once!r}) or (open({once!r}, 'w').close(), os.truncate({file!r}, 9), {KILL})"
+    damage = once(tmp_path, f"(os.truncate({file!r}, 9), {KILL})")
     program = failing(once_saved(run, 8, damage), step=10, rank=0)
     finished = supervised(program, run, options=[*SAVING, "--skip-damaged"])
     assert digest(finished) == undisturbed
